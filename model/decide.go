@@ -1,0 +1,316 @@
+package model
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// DownAfter is how long nothing must have been heard of a node before it is marked down.
+const DownAfter = 3 * time.Second
+
+// UpBelow is how lately a node that is down must have been heard to be marked up.
+const UpBelow = time.Second
+
+// View is what only the leader knows: how long each node has been silent, by the leader's own clock.
+type View struct {
+	Self   string                   // node id of the leader
+	Silent map[string]time.Duration // by node id; a node that is absent was not listened for yet
+	// Late is how much the leader itself was late lately: a leader that was late judges nobody by that much.
+	Late time.Duration
+}
+
+// Memory is what Decide needs to remember from one turn to the next within a term: when it first saw a condition, and
+// for which nodes and generation it composed last. The zero Memory is a new leader's.
+type Memory struct {
+	Seen     map[string]time.Time
+	Composed map[string]string
+}
+
+// Decide says what the leader should propose now, and when to ask again if nothing changes before.
+func Decide(s *State, v View, m Memory, now time.Time) (cmds []Command, next Memory, wake time.Time) {
+	d := &decision{s: s, v: v, old: m, now: now, next: Memory{Seen: map[string]time.Time{}, Composed: map[string]string{}}}
+	if cmds := d.liveness(); len(cmds) > 0 {
+		return cmds, m, time.Time{} // the new State is looked at before anything is composed on it
+	}
+	for name := range s.Systems.All() {
+		d.system(name)
+	}
+	return d.cmds, d.next, d.wake
+}
+
+type decision struct {
+	s    *State
+	v    View
+	old  Memory
+	next Memory
+	now  time.Time
+	cmds []Command
+	wake time.Time
+}
+
+// liveness marks nodes down that were silent too long, and up that are heard again.
+func (d *decision) liveness() []Command {
+	var cmds []Command
+	for id, n := range d.s.Nodes.All() {
+		silent, known := d.v.Silent[id]
+		if !known || id == d.v.Self && !n.Down {
+			continue
+		}
+		limit := DownAfter + d.v.Late
+		switch {
+		case !n.Down && silent >= limit:
+			cmds = append(cmds, MarkDown{ID: id, Epoch: n.Epoch, Why: fmt.Sprintf("nothing heard for %.1f s", silent.Seconds())})
+		case !n.Down:
+			d.wakeAt(d.now.Add(limit - silent))
+		case silent < UpBelow:
+			cmds = append(cmds, MarkUp{ID: id, Epoch: n.Epoch})
+		}
+	}
+	return cmds
+}
+
+func (d *decision) wakeAt(t time.Time) {
+	if d.wake.IsZero() || t.Before(d.wake) {
+		d.wake = t
+	}
+}
+
+func (d *decision) system(name string) {
+	sys := d.s.Systems.At(name)
+	in, ok := d.s.Intent(name, sys.Intent)
+	if !ok {
+		return
+	}
+	d.next.Composed[name] = d.old.Composed[name]
+	failed := d.failed(name)
+	switch {
+	case in.Abort != "" && !in.Outcome.Final():
+		d.rollback(in, Aborted, "aborted by "+in.Abort, Fault{})
+	case len(failed) > 0 && !in.Outcome.Final():
+		d.failure(sys, in, failed)
+	case d.adapt(sys, in):
+	case !in.Outcome.Final() && CanSettle(d.s, name) == "":
+		d.cmds = append(d.cmds, Finish{System: name, Intent: in.Number, Generation: sys.Generation, Outcome: Settled})
+	}
+}
+
+// failed gives the newest generation's rows that failed on a node that is up, in key order.
+func (d *decision) failed(system string) []Row {
+	var rows []Row
+	for _, r := range d.s.SystemRows(system) {
+		if n, up := d.s.Nodes.Get(r.Node); !r.Obsolete && r.Phase == Failed && up && !n.Down {
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+func (d *decision) failure(sys System, in Intent, failed []Row) {
+	r := failed[0]
+	why := fmt.Sprintf("%s on %s: %s", r.Service, d.s.NodeName(r.Node), r.Reason)
+	if in.Kind == KindAuto || sys.Settled == in.Number {
+		d.retry(sys, in, failed, why) // there is nothing better to go back to
+		return
+	}
+	d.rollback(in, RolledBack, why, Fault{Service: r.Service, Node: d.s.NodeName(r.Node), Output: r.Output})
+}
+
+// retry plans the failed rows of a rollback again, with back-off, and says that it is stuck.
+func (d *decision) retry(sys System, in Intent, failed []Row, why string) {
+	key := fmt.Sprintf("retry/%s/%d/%d", sys.Name, sys.Generation, in.Retries)
+	first, seen := d.old.Seen[key]
+	if !seen {
+		first = d.now
+	}
+	d.next.Seen[key] = first
+	if in.Outcome != Stuck || in.Reason != why {
+		d.cmds = append(d.cmds, Finish{System: sys.Name, Intent: in.Number, Generation: sys.Generation, Outcome: Stuck, Reason: why})
+	}
+	at := first.Add(Backoff(in.Retries + 1))
+	if d.now.Before(at) {
+		d.wakeAt(at)
+		d.adapt(sys, in) // what fails does not keep the rest from moving off a dead node
+		return
+	}
+	var keys []string
+	for _, r := range failed {
+		keys = append(keys, r.Key)
+	}
+	d.cmds = append(d.cmds, Retry{System: sys.Name, Generation: sys.Generation, Rows: keys})
+}
+
+// rollback replaces a running intent by the newest settled one, or by nothing the first time.
+func (d *decision) rollback(in Intent, ending Outcome, why string, fault Fault) {
+	sys := d.s.Systems.At(in.System)
+	m, diags := ComposeRollback(d.s, in.System, sys.Settled)
+	if diags.HasErrors() {
+		d.stuck(sys, in, "rolling back: "+diags.Error())
+		return
+	}
+	target, _ := d.s.Intent(in.System, sys.Settled)
+	d.propose(Diff(d.s, in.System, m), Draft{Kind: KindAuto, Source: target.Source, Packages: target.Packages,
+		Excluded: target.Excluded, Target: sys.Settled, By: in.By, Why: why, Origin: target.Origin, Ending: ending, Reason: why, Failed: fault})
+}
+
+func (d *decision) stuck(sys System, in Intent, why string) {
+	if in.Outcome != Stuck || in.Reason != why {
+		d.cmds = append(d.cmds, Finish{System: sys.Name, Intent: in.Number, Generation: sys.Generation, Outcome: Stuck, Reason: why})
+	}
+}
+
+// propose turns a plan into commands under an id that another leader, deciding the same, would choose as well.
+func (d *decision) propose(p Plan, draft Draft) {
+	draft.ID = fmt.Sprintf("leader/%s/%d/%s", p.System, p.Base, draft.Kind)
+	draft.At = d.now
+	d.cmds = append(d.cmds, p.Commands(draft)...)
+}
+
+// adapt composes the newest intent again when the nodes changed since it was composed last: what was on a node that
+// is down or gone moves to the rest. It answers whether that changes anything.
+func (d *decision) adapt(sys System, in Intent) bool {
+	print := d.nodesPrint(sys)
+	if d.old.Composed[sys.Name] == print {
+		return false
+	}
+	d.next.Composed[sys.Name] = print
+	m, diags := composeIntent(d.s, in, nil)
+	if diags.HasErrors() {
+		d.stuckRunning(sys, in, "composing for the nodes that are left: "+diags.Error())
+		return false
+	}
+	p := Diff(d.s, sys.Name, m)
+	p.Retry = nil // when to try a failed row again is not for the nodes to say
+	p.Changes = slices.DeleteFunc(p.Changes, func(c Change) bool { return c.Action == ActRetry })
+	if p.Empty() {
+		return false
+	}
+	d.propose(p, Draft{Kind: KindAdapt, Intent: in.Number, // the intent has its source and packages already
+		By: "isonomia", Why: cmp.Or(causes(p.Changes), "what it reserves changed"), Origin: in.Origin})
+	return true
+}
+
+// causes says why an adaptation was needed: the reasons of what moves, starts or stops, or else of what restarts.
+func causes(changes []Change) string {
+	var first, second []string
+	for _, c := range changes {
+		if c.Action == ActRestart {
+			second = append(second, c.Reasons...)
+		} else {
+			first = append(first, c.Reasons...)
+		}
+	}
+	if len(first) == 0 {
+		first = second
+	}
+	slices.Sort(first)
+	return strings.Join(slices.Compact(first), "; ")
+}
+
+func (d *decision) stuckRunning(sys System, in Intent, why string) {
+	if !in.Outcome.Final() {
+		d.stuck(sys, in, why)
+	}
+}
+
+// nodesPrint names what adapt depends on: the generation, and of every node whether it is up, its address and facts.
+func (d *decision) nodesPrint(sys System) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%d/%d;", sys.Generation, sys.Intent)
+	for id, n := range d.s.Nodes.All() {
+		fmt.Fprintf(h, "%s %t %t %s;", id, n.Down, n.Left, n.Host)
+		for _, k := range sortedKeys(n.Attributes) {
+			fmt.Fprintf(h, "%s=%q,", k, n.Attributes[k])
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// composeIntent composes an intent's source again on the nodes that are left.
+func composeIntent(s *State, in Intent, prefer []RowSpec) (Manifest, Diagnostics) {
+	m, diags := parseIntent(in)
+	if diags.HasErrors() {
+		return Manifest{}, diags
+	}
+	return Compose{State: s, System: in.System, Model: m, Packages: in.Packages, Excluded: in.Excluded, Adapt: true, Prefer: prefer}.Run()
+}
+
+// parseIntent parses an intent's source; that of one that went back to nothing is empty.
+func parseIntent(in Intent) (*Model, Diagnostics) {
+	if len(in.Source.Files) == 0 {
+		return &Model{}, nil
+	}
+	return Parse(in.Source, Known{Modules: Modules()})
+}
+
+// ComposeRollback gives the manifest of a settled intent as it was, row for row, where every node of it is up and the
+// numbers it held are free; else its source composed anew with those rows as preference. Target 0 is the empty manifest.
+func ComposeRollback(s *State, system string, target uint64) (Manifest, Diagnostics) {
+	if target == 0 {
+		return Compose{State: s, System: system, Model: &Model{}}.Run()
+	}
+	in, ok := s.Intent(system, target)
+	if !ok {
+		return Manifest{}, Diagnostics{problem(noRange, fmt.Sprintf("intent %d of %s is not kept any more", target, system), "See history for what can be gone back to.")}
+	}
+	specs := []RowSpec{}
+	keys, complete := s.Manifest(system, in.Last)
+	for _, k := range keys {
+		r, have := s.Specs.Get(k)
+		complete = complete && have
+		specs = append(specs, r)
+	}
+	if complete && restorable(s, system, specs) {
+		return restore(s, in, specs), nil
+	}
+	return composeIntent(s, in, specs)
+}
+
+// restorable says whether rows can come back exactly: their nodes are up at the same address and nobody else has
+// their numbers.
+func restorable(s *State, system string, rows []RowSpec) bool {
+	for _, r := range rows {
+		if n, ok := s.Nodes.Get(r.Node); !ok || n.Down || n.Left || n.Host != r.Spec.Host {
+			return false
+		}
+		if c, ok := s.Custody.Get(CustodyKey(system, r.Service, r.Container)); ok && r.Managed && c.Node != r.Node {
+			return false
+		}
+		for _, res := range rowReservations(r) {
+			foreign := func(have Reservation) bool { return have.System != system }
+			if slices.ContainsFunc(s.NumberHolders(res.Resource, res.Number, res.Node), foreign) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// restore makes the manifest of these rows. A row's order is not in its key, so State has it as some later intent
+// wanted it: it is taken from the intent's source.
+func restore(s *State, in Intent, rows []RowSpec) Manifest {
+	if m, diags := parseIntent(in); !diags.HasErrors() {
+		for i, r := range rows {
+			if service := m.Service(r.Service); service != nil {
+				rows[i].After = slices.Clone(service.ActivatesAfter)
+			}
+		}
+	}
+	c := &composer{in: Compose{State: s, System: in.System}, reserved: map[string]Reservation{}, numbers: newAllotter(s, func(Reservation) bool { return true })}
+	for _, r := range rows {
+		for _, res := range rowReservations(r) {
+			c.reserved[res.Key()] = res
+		}
+	}
+	m := Manifest{Rows: rows}
+	m.Reserve, m.Release = c.reservationChanges()
+	m.Digest = digestRows(rows, sortedValues(c.reserved))
+	return m
+}
+
+// Modules names the modules that this binary has.
+func Modules() []string { return []string{"process"} }

@@ -1,0 +1,5 @@
+service "web" {
+  type = "process"
+  port = { http = 8080 }
+  run { command = ["web"] }
+}

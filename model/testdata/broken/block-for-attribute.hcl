@@ -1,0 +1,9 @@
+service "web" {
+  type = "process"
+  run {
+    command = ["web"]
+    env {
+      PORT = 1
+    }
+  }
+}

@@ -1,0 +1,5 @@
+service {
+  type = "process"
+}
+distribution "main" {
+}

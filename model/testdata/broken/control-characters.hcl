@@ -1,0 +1,4 @@
+service "web[31m" {
+	type = "process"
+	run { command = ["x"] }
+}

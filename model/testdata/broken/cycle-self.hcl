@@ -1,0 +1,5 @@
+service "a" {
+  type       = "process"
+  depends_on = ["a"]
+  run { command = ["a"] }
+}

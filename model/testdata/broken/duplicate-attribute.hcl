@@ -1,0 +1,5 @@
+service "web" {
+  type = "process"
+  type = "process"
+  run { command = ["web"] }
+}

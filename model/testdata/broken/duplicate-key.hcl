@@ -1,0 +1,10 @@
+service "web" {
+  type = "process"
+  run {
+    command = ["web"]
+    env = {
+      PORT = 1
+      PORT = 2
+    }
+  }
+}

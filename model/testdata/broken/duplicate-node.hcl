@@ -1,0 +1,6 @@
+node "m1" {
+  properties = { zone = "a" }
+}
+node "m1" {
+  properties = { zone = "b" }
+}

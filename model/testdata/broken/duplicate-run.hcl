@@ -1,0 +1,5 @@
+service "web" {
+  type = "process"
+  run { command = ["web"] }
+  run { command = ["web", "-v"] }
+}

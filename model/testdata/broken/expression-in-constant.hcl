@@ -1,0 +1,6 @@
+service "web" {
+  type      = "process"
+  package   = "./${node.zone}"
+  instances = self.port.http
+  run { command = ["web"] }
+}

@@ -1,0 +1,6 @@
+service "web" {
+  type = "process"
+  run {
+    command = ["web", join(","), upper(["a"]), lookup({}, "a"), "${[1]}"]
+  }
+}

@@ -1,0 +1,5 @@
+service "web" {
+  type = "process"
+  port "http" { listen = "agent" }
+  run { command = ["web"] }
+}

@@ -1,0 +1,6 @@
+service "web" {
+  type    = "process"
+  package = "./web"
+  build { timeout = "1m" }
+  run { user = "nobody" }
+}

@@ -1,0 +1,3 @@
+ids "ports" {
+  private = "3500-4500"
+}

@@ -1,0 +1,7 @@
+service "staff" {
+  type = "process"
+  run { command = ["x"] }
+}
+distribution {
+  pin = { staff = "m1" }
+}

@@ -1,0 +1,5 @@
+service "web" {
+  type       = "process"
+  depends_on = "db"
+  run { command = ["x"] }
+}

@@ -1,0 +1,5 @@
+service "web" {
+  type    = "process"
+  package = "./${secret.dir}"
+  run { command = ["web"] }
+}

@@ -1,0 +1,7 @@
+service "web" {
+  type = "process"
+  run {
+    command = ["web"]
+    env     = { PASSWORD = secret.database }
+  }
+}

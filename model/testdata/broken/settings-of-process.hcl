@@ -1,0 +1,5 @@
+service "a" {
+  type     = "process"
+  settings = { x = 1 }
+  run { command = ["a"] }
+}

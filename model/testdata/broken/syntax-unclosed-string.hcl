@@ -1,0 +1,4 @@
+service "web" {
+  type = "process
+  run { command = ["web"] }
+}

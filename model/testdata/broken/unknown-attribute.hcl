@@ -1,0 +1,7 @@
+service "web" {
+  type    = "process"
+  depnds_on = ["db"]
+  run {
+    comand = ["web"]
+  }
+}

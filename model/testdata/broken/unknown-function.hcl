@@ -1,0 +1,6 @@
+service "web" {
+  type = "process"
+  run {
+    command = ["web", jion(",", ["a"]), file("x")]
+  }
+}

@@ -1,0 +1,3 @@
+ids "port" {
+  private = "8000-8999"
+}

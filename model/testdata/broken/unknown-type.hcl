@@ -1,0 +1,7 @@
+service "web" {
+  type = "proces"
+  run { command = ["web"] }
+}
+service "db" {
+  type = "mysql-database"
+}

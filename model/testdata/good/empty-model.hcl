@@ -1,0 +1,1 @@
+# all services are gone
