@@ -1,0 +1,178 @@
+package raftfsm
+
+import (
+	"bytes"
+	"crypto/subtle"
+	"maps"
+	"time"
+
+	"github.com/isonomia-mesh/isonomia/model"
+)
+
+func (t *tx) admit(c model.Admit) model.Result {
+	if r, barred := t.s.Removed.Get(c.Node.ID); barred {
+		return refuse(model.ErrRemoved, "node %s was removed from this cluster and its key is barred", r.Name)
+	}
+	if n, member := t.s.Nodes.Get(c.Node.ID); member {
+		return model.Result{Value: n.Name} // a lost reply, or a node that lost its certificate: no second use
+	}
+	if r := t.checkToken(c); r.Code != model.OK {
+		return r
+	}
+	if n, taken := t.s.NodeByName(c.Node.Name); taken {
+		return refuse(model.ErrConflict, "the name %q belongs to another node (%.8s)", n.Name, n.ID)
+	}
+	if t.s.Nodes.Len() >= model.MaxNodes {
+		return refuse(model.ErrLimit, "the cluster has %d nodes, the most there may be", model.MaxNodes)
+	}
+	n := c.Node
+	n.Server, n.Admitted, n.Epoch, n.Down, n.Left = t.servers() < MaxServers, c.Now, 1, false, false
+	if !n.Server {
+		return refuse(model.ErrLimit, "the cluster has %d nodes, the most that this version supports", MaxServers)
+	}
+	tok := t.s.Tokens.At(c.Token)
+	tok.UsesLeft--
+	t.s.Tokens = t.s.Tokens.Set(tok.ID, tok)
+	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
+	return model.Result{Value: n.Name}
+}
+
+// MaxServers bounds the raft servers, and with them, until followers have a feed of their own, the cluster.
+const MaxServers = 16
+
+func (t *tx) servers() int {
+	n := 0
+	for _, node := range t.s.Nodes.All() {
+		if node.Server {
+			n++
+		}
+	}
+	return n
+}
+
+func (t *tx) checkToken(c model.Admit) model.Result {
+	tok, ok := t.s.Tokens.Get(c.Token)
+	switch {
+	case !ok:
+		return refuse(model.ErrRevoked, "the token was revoked, or never existed")
+	case subtle.ConstantTimeCompare(tok.Hash, c.Secret) != 1:
+		return refuse(model.ErrSecret, "the token's secret is wrong")
+	case c.Now.After(tok.Expires):
+		return refuse(model.ErrExpired, "the token expired at %s", tok.Expires.UTC().Format(time.RFC3339))
+	case tok.UsesLeft <= 0:
+		return refuse(model.ErrUsed, "the token was used up")
+	}
+	return model.Result{}
+}
+
+func (t *tx) createToken(c model.CreateToken) model.Result {
+	if have, ok := t.s.Tokens.Get(c.Token.ID); ok {
+		if bytes.Equal(have.Hash, c.Token.Hash) {
+			return model.Result{} // the same proposal again
+		}
+		return refuse(model.ErrConflict, "a token %s exists", c.Token.ID)
+	}
+	for id, old := range t.s.Tokens.All() {
+		if c.Token.Created.Sub(old.Expires) > 24*time.Hour {
+			t.s.Tokens = t.s.Tokens.Delete(id)
+		}
+	}
+	if t.s.Tokens.Len() >= model.MaxTokens {
+		return refuse(model.ErrLimit, "there are %d tokens: revoke some", model.MaxTokens)
+	}
+	t.s.Tokens = t.s.Tokens.Set(c.Token.ID, c.Token)
+	return model.Result{}
+}
+
+func (t *tx) revokeToken(c model.RevokeToken) model.Result {
+	if !t.s.Tokens.Has(c.ID) {
+		return refuse(model.ErrUnknown, "there is no token %q", c.ID)
+	}
+	t.s.Tokens = t.s.Tokens.Delete(c.ID)
+	return model.Result{}
+}
+
+func (t *tx) updateNode(c model.UpdateNode) model.Result {
+	n, ok := t.s.Nodes.Get(c.ID)
+	if !ok {
+		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
+	}
+	n.Attributes, n.Host, n.Version, n.StateMax = maps.Clone(c.Attributes), c.Host, c.Version, c.StateMax
+	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
+	return model.Result{}
+}
+
+func (t *tx) markDown(c model.MarkDown) model.Result {
+	n, ok := t.s.Nodes.Get(c.ID)
+	switch {
+	case !ok:
+		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
+	case n.Down || n.Epoch != c.Epoch:
+		return refuse(model.ErrEpoch, "node %s is in epoch %d", n.Name, n.Epoch)
+	}
+	n.Down, n.Epoch = true, n.Epoch+1
+	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
+	t.lose(n.ID, "node "+n.Name+" is down: "+c.Why)
+	return model.Result{}
+}
+
+// lose says of every row of a node that nothing is known of it any more. A failed one stays failed.
+func (t *tx) lose(node, why string) {
+	systems := map[string]bool{}
+	for _, r := range t.nodeRows(node) {
+		systems[r.System] = true
+		if r.Phase != model.Failed {
+			r.Phase, r.Reason = model.Lost, why
+			t.setRow(r)
+		}
+	}
+	for system := range systems {
+		t.open(system)
+	}
+}
+
+// markUp plans again what stayed on the node: where a process of the row still runs, starting it finds it. What is
+// obsolete was kept because it may be running: the node ends it and says so.
+func (t *tx) markUp(c model.MarkUp) model.Result {
+	n, ok := t.s.Nodes.Get(c.ID)
+	switch {
+	case !ok:
+		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
+	case !n.Down || n.Epoch != c.Epoch:
+		return refuse(model.ErrEpoch, "node %s is in epoch %d", n.Name, n.Epoch)
+	}
+	n.Down, n.Left = false, false
+	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
+	for _, r := range t.nodeRows(n.ID) {
+		switch {
+		case r.Phase == model.Lost && r.Obsolete:
+			r.Phase, r.Reason, r.Claim, r.Epoch = model.Stopping, "node "+n.Name+" is back", t.index, n.Epoch
+			t.setRow(r)
+		case r.Phase == model.Lost:
+			t.replan(r, "node "+n.Name+" is back")
+		}
+	}
+	return model.Result{}
+}
+
+func (t *tx) removeNode(c model.RemoveNode) model.Result {
+	n, ok := t.s.Nodes.Get(c.ID)
+	if !ok {
+		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
+	}
+	t.s.Nodes = t.s.Nodes.Delete(n.ID)
+	t.lose(n.ID, "node "+n.Name+" was removed")
+	t.s.Removed = t.s.Removed.Set(n.ID, model.Removed{Name: n.Name, At: c.At})
+	sealed := maps.Clone(t.s.Cluster.Sealed)
+	delete(sealed, n.ID)
+	t.s.Cluster.Sealed = sealed
+	return model.Result{}
+}
+
+func (t *tx) nodeRows(id string) []model.Row {
+	var rows []model.Row
+	for _, r := range t.s.Rows.Prefix(id + "/") {
+		rows = append(rows, r)
+	}
+	return rows
+}

@@ -1,0 +1,135 @@
+package raftfsm
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/isonomia-mesh/isonomia/model"
+)
+
+// Read gives a State that holds everything that was answered, to anybody, before the call: a linearizable read. It
+// costs a question to the leader and no log entry. Errors: ErrNoQuorum with the last reason when ctx ends.
+func (n *Node) Read(ctx context.Context) (*model.State, error) {
+	ctx, cancel := withDefaultDeadline(ctx)
+	defer cancel()
+	var index uint64
+	err := n.retry(ctx, func(ctx context.Context, _ role) (err error) {
+		index, err = n.readRounds.join(ctx, n.askLeader)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	return n.Wait(ctx, index)
+}
+
+// askLeader is one round of this node's readers.
+func (n *Node) askLeader() (uint64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), tryTime)
+	defer cancel()
+	r, _ := n.roles.look()
+	switch {
+	case r.Leading:
+		return n.HandleReadIndex(ctx)
+	case r.Leader == "":
+		return 0, errNoLeader
+	}
+	var index uint64
+	err := n.cut(ctx, r, func(ctx context.Context) (err error) {
+		index, err = n.cfg.LeaderIndex(ctx, r.Leader)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("ask %s for the read index: %w", r.Leader, err)
+	}
+	return index, nil
+}
+
+// HandleReadIndex is the leader's side of Config.LeaderIndex: the index of the last command that its State holds,
+// once it is sure to lead still. Errors: ErrNotLeader.
+func (n *Node) HandleReadIndex(ctx context.Context) (uint64, error) {
+	return n.askRounds.join(ctx, n.readIndex)
+}
+
+// proof remembers for which term, and after which pauses, a Barrier has shown that the leader's State holds what
+// earlier leaders answered.
+type proof struct {
+	mu     sync.Mutex
+	term   uint64
+	pauses uint64
+}
+
+func (p *proof) holds(term, pauses uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.term == term && p.pauses == pauses
+}
+
+func (p *proof) set(term, pauses uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.term, p.pauses = term, pauses
+}
+
+// readIndex is one round on the leader.
+//
+// raft's VerifyLeader alone is not enough in three cases, and then a Barrier is committed instead, which only a
+// leader can: at the beginning of a term, when State may lack what an earlier leader answered; after a pause of the
+// process, because VerifyLeader takes answers that were under way before it; and when fewer than a majority of the
+// voters answered something sent within the lease, because VerifyLeader counts the answers of non-voters too.
+func (n *Node) readIndex() (uint64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), tryTime)
+	defer cancel()
+	r, _ := n.roles.look()
+	if !r.Leading || n.Err() != nil {
+		return 0, &NotLeaderError{Leader: r.Leader}
+	}
+	pauses, _ := n.pulse.beat(r.Term, time.Now())
+	proven := n.proof.holds(r.Term, pauses)
+	if proven {
+		if _, err := await(ctx, n, n.raft.VerifyLeader); err != nil {
+			return 0, fmt.Errorf("verify leadership: %w", err)
+		}
+		proven = n.heardMajority(r.Term, n.cfg.Timing.Lease)
+	}
+	if !proven {
+		if err := n.barrier(ctx, r.Term); err != nil {
+			return 0, err
+		}
+	}
+	return n.State().Index, nil
+}
+
+// barrier commits an entry in the term, so that State holds everything that was committed before it.
+func (n *Node) barrier(ctx context.Context, term uint64) error {
+	pauses, _ := n.pulse.beat(term, time.Now())
+	if _, err := await(ctx, n, func() raft.Future { return n.raft.Barrier(enqueueTime) }); err != nil {
+		return fmt.Errorf("commit a barrier: %w", err)
+	}
+	r, _ := n.roles.look()
+	if !r.Leading || r.Term != term {
+		return &NotLeaderError{Leader: r.Leader}
+	}
+	n.proof.set(term, pauses)
+	return nil
+}
+
+// heardMajority says that a majority of the voters, this server among them, answered this term's leader something
+// that was sent within the time given.
+func (n *Node) heardMajority(term uint64, within time.Duration) bool {
+	voters, heard := 0, 0
+	for _, s := range n.configuration() {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if c, ok := n.trans.contact(string(s.ID), term); ok && time.Since(c.sent) < within || string(s.ID) == n.cfg.ID {
+			heard++
+		}
+	}
+	return heard > voters/2
+}

@@ -1,0 +1,141 @@
+package raftfsm
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+var (
+	errSilent     = errors.New("this server leaves leading to others: its disk is stalled, or its raft is wedged")
+	errIneligible = errors.New("this server may not lead")
+	errNoAnswer   = errors.New("no answer from the server that was to take leadership")
+)
+
+// transport is raft's network transport with three additions.
+//
+// It notes which server answered this leader, when, and how far its log goes: raft knows, but does not tell.
+// It falls silent while the disk is stalled, so that others elect a leader that can write.
+// It asks for no votes, and takes no leadership, while the server is ineligible (sick disk, or an entry that it
+// cannot decode); the server goes on storing the log and voting for others.
+type transport struct {
+	*raft.NetworkTransport
+	handover time.Duration // longest wait for a server that is asked to take leadership
+	silent   func() bool
+	eligible func() bool
+	rpcs     chan raft.RPC
+	done     chan struct{} // closed by Close
+	once     sync.Once
+
+	mu    sync.Mutex
+	peers map[raft.ServerID]contact
+}
+
+// contact is the last answer of a server to this one as a leader.
+type contact struct {
+	term uint64
+	sent time.Time // when the request that it answered was sent: the answer speaks for no later moment
+	last uint64    // index of its last log entry, committed or not
+}
+
+// newTransport makes it. Requests are not pipelined (MaxRPCsInFlight 1): raft's pipeline can lock up for good when a
+// follower refuses an entry, while heartbeats go on, so that nobody notices (hashicorp/raft issue 612). It costs
+// nothing that could be measured beside the disk: what waits goes into the next request, up to 64 entries.
+func newTransport(s raft.StreamLayer, timing Timing, log hclog.Logger, silent, eligible func() bool) *transport {
+	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: s, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: timing.RPC, Logger: log, MsgpackUseNewTimeFormat: true})
+	t := &transport{NetworkTransport: inner, handover: timing.Election, silent: silent, eligible: eligible, rpcs: make(chan raft.RPC),
+		done: make(chan struct{}), peers: map[raft.ServerID]contact{}}
+	go t.receive()
+	return t
+}
+
+// receive passes requests on to raft, except that an ineligible server takes no leadership.
+func (t *transport) receive() {
+	in := t.NetworkTransport.Consumer()
+	for {
+		select {
+		case <-t.done:
+			return
+		case rpc := <-in:
+			if _, asked := rpc.Command.(*raft.TimeoutNowRequest); asked && !t.eligible() {
+				rpc.Respond(&raft.TimeoutNowResponse{}, errIneligible)
+				continue
+			}
+			select {
+			case t.rpcs <- rpc:
+			case <-t.done:
+				return
+			}
+		}
+	}
+}
+
+// Consumer gives the requests of other servers.
+func (t *transport) Consumer() <-chan raft.RPC { return t.rpcs }
+
+// Close ends the transport; connections are closed by their streams.
+func (t *transport) Close() error {
+	t.once.Do(func() { close(t.done) })
+	return t.NetworkTransport.Close()
+}
+
+// AppendEntries sends entries or a heartbeat.
+func (t *transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if t.silent() {
+		return errSilent
+	}
+	sent := time.Now()
+	err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
+	if err == nil && resp.Term == req.Term {
+		t.note(id, contact{term: req.Term, sent: sent, last: resp.LastLog})
+	}
+	return err
+}
+
+func (t *transport) note(id raft.ServerID, c contact) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if have := t.peers[id]; have.term < c.term || have.term == c.term && have.sent.Before(c.sent) {
+		t.peers[id] = c
+	}
+}
+
+// contact gives the last answer of a server in a term.
+func (t *transport) contact(id string, term uint64) (contact, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c, ok := t.peers[raft.ServerID(id)]
+	return c, ok && c.term == term
+}
+
+// RequestVote asks for a vote.
+func (t *transport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if !t.eligible() {
+		return errIneligible
+	}
+	return t.NetworkTransport.RequestVote(id, addr, req, resp)
+}
+
+// RequestPreVote asks whether a vote would be given.
+func (t *transport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if !t.eligible() {
+		return errIneligible
+	}
+	return t.NetworkTransport.RequestPreVote(id, addr, req, resp)
+}
+
+// TimeoutNow asks a server to take leadership. raft takes no entries until it has an answer, so the wait is short.
+func (t *transport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, _ *raft.TimeoutNowResponse) error {
+	done := make(chan error, 1)
+	go func() { done <- t.NetworkTransport.TimeoutNow(id, addr, req, &raft.TimeoutNowResponse{}) }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(t.handover):
+		return errNoAnswer
+	}
+}

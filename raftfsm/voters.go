@@ -1,0 +1,251 @@
+package raftfsm
+
+import (
+	"cmp"
+	"slices"
+)
+
+// ServerInfo is what Shape knows of a raft server, or of a member that should become one.
+type ServerInfo struct {
+	ID       string
+	Wanted   bool // a member that is to be a raft server: admitted, not removed, not leaving
+	Present  bool // in the raft configuration
+	Voter    bool
+	Healthy  bool // it answers this leader
+	CaughtUp bool // its log ends where the leader's does
+}
+
+// Act is a kind of change to the raft configuration.
+type Act string
+
+// Acts.
+const (
+	ActAdd      Act = "add"      // as a non-voter: it gets the log
+	ActPromote  Act = "promote"  // a non-voter to voter
+	ActDemote   Act = "demote"   // a voter to non-voter
+	ActRemove   Act = "remove"   // from the configuration
+	ActTransfer Act = "transfer" // leadership, to ID
+)
+
+// Action is one change, with its reason for the log.
+type Action struct {
+	Act Act
+	ID  string
+	Why string
+}
+
+// Voters is how many voters a cluster of so many raft servers should have.
+func Voters(servers int) int {
+	switch {
+	case servers >= 5:
+		return 5
+	case servers >= 3:
+		return 3
+	}
+	return 1
+}
+
+// Shape gives the changes that bring the raft servers nearer to what they should be, in the order in which the leader
+// (self) should make them; after them, or the first that fails, it is asked again. None means that nothing can be
+// bettered now. It is pure, and keeps these rules:
+//
+//   - 1 voter for one or two wanted servers, 3 for three or four, 5 from five up, dead ones counted.
+//   - Growth adds its two voters back to back, once both are healthy and caught up: never an even number for long.
+//   - A dead voter is replaced by a standby: added first, then demoted. Without a standby it stays a voter, for a
+//     smaller majority would be no safer; only of five, when two are dead and three healthy, both are demoted.
+//   - What is not wanted any more goes at once, and the number of voters follows.
+//   - Every configuration on the way has a healthy majority if the one before had: else the change waits.
+//   - The leader is never demoted or removed: it transfers leadership first, and its successor does that.
+func Shape(servers []ServerInfo, self string) []Action {
+	s := newShape(servers, self)
+	if s.want == 0 {
+		return nil // no member is known: State has not come yet
+	}
+	s.addWanted()
+	s.dropNonvoters()
+	if s.leaving() {
+		return s.acts
+	}
+	s.grow()
+	s.replace()
+	s.removeUnwanted()
+	for target := s.target(); s.count(ServerInfo.wantedVoter) > target && s.demoteOne(); {
+	}
+	s.removeUnwanted() // what had to wait for the demotion of a dead voter
+	return s.acts
+}
+
+// shape is the configuration as it will be after acts.
+type shape struct {
+	self    string
+	want    int // voters
+	servers []ServerInfo
+	acts    []Action
+}
+
+func newShape(servers []ServerInfo, self string) *shape {
+	s := &shape{self: self, servers: slices.Clone(servers)}
+	slices.SortFunc(s.servers, func(a, b ServerInfo) int { return cmp.Compare(a.ID, b.ID) })
+	for i := range s.servers {
+		switch v := &s.servers[i]; {
+		case v.ID == self:
+			v.Healthy, v.CaughtUp = true, true
+		case !v.Present:
+			v.Healthy, v.CaughtUp = false, false // not asked yet
+		}
+	}
+	if wanted := s.count(func(v ServerInfo) bool { return v.Wanted }); wanted > 0 {
+		s.want = Voters(wanted)
+	}
+	return s
+}
+
+func (s *shape) count(is func(ServerInfo) bool) int {
+	n := 0
+	for _, v := range s.servers {
+		if is(v) {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *shape) pick(is func(ServerInfo) bool) []string {
+	var ids []string
+	for _, v := range s.servers {
+		if is(v) {
+			ids = append(ids, v.ID)
+		}
+	}
+	return ids
+}
+
+func (v ServerInfo) standby() bool {
+	return v.Wanted && v.Present && !v.Voter && v.Healthy && v.CaughtUp
+}
+func (v ServerInfo) wantedVoter() bool { return v.Wanted && v.Voter }
+
+// do notes a change and makes it in the copy, if the configuration then has a healthy majority, or never had one.
+func (s *shape) do(act Act, id, why string) bool {
+	i := slices.IndexFunc(s.servers, func(v ServerInfo) bool { return v.ID == id })
+	before := s.servers[i]
+	after := before
+	switch act {
+	case ActAdd:
+		after.Present = true
+	case ActPromote:
+		after.Voter = true
+	case ActDemote:
+		after.Voter = false
+	case ActRemove:
+		after.Voter, after.Present = false, false
+	}
+	s.servers[i] = after
+	if before.Voter != after.Voter && !s.healthyMajority() {
+		s.servers[i] = before
+		return false
+	}
+	s.acts = append(s.acts, Action{act, id, why})
+	return true
+}
+
+func (s *shape) healthyMajority() bool {
+	voters := s.count(func(v ServerInfo) bool { return v.Voter })
+	healthy := s.count(func(v ServerInfo) bool { return v.Voter && v.Healthy })
+	return healthy > voters/2
+}
+
+func (s *shape) addWanted() {
+	for _, id := range s.pick(func(v ServerInfo) bool { return v.Wanted && !v.Present }) {
+		s.do(ActAdd, id, "it was admitted")
+	}
+}
+
+func (s *shape) dropNonvoters() {
+	for _, id := range s.pick(func(v ServerInfo) bool { return !v.Wanted && v.Present && !v.Voter && v.ID != s.self }) {
+		s.do(ActRemove, id, "it left or was removed")
+	}
+}
+
+// leaving deals with a leader that is not wanted any more: it only finds its successor.
+func (s *shape) leaving() bool {
+	if s.count(func(v ServerInfo) bool { return v.ID == s.self && !v.Wanted }) == 0 {
+		return false
+	}
+	successors := s.pick(func(v ServerInfo) bool { return v.wantedVoter() && v.Healthy && v.CaughtUp })
+	if len(successors) == 0 {
+		if standby := s.pick(ServerInfo.standby); len(standby) > 0 && s.do(ActPromote, standby[0], "the leader leaves") {
+			successors = standby
+		}
+	}
+	if len(successors) > 0 {
+		s.acts = append(s.acts, Action{ActTransfer, successors[0], "the leader leaves"})
+	}
+	return true
+}
+
+// grow promotes standbys to the number wanted, or to the next lower odd one.
+func (s *shape) grow() {
+	standby := s.pick(ServerInfo.standby)
+	have := s.count(ServerInfo.wantedVoter)
+	n := min(max(0, s.want-have), len(standby))
+	if n > 0 && (have+n)%2 == 0 {
+		n--
+	}
+	for _, id := range standby[:n] {
+		s.do(ActPromote, id, "voters are missing")
+	}
+}
+
+// replace puts standbys in the place of dead voters.
+func (s *shape) replace() {
+	dead := s.pick(func(v ServerInfo) bool { return v.wantedVoter() && !v.Healthy })
+	standby := s.pick(ServerInfo.standby)
+	for i := range min(len(dead), len(standby)) {
+		if s.do(ActPromote, standby[i], "it replaces a voter that does not answer") {
+			s.do(ActDemote, dead[i], "it does not answer and was replaced")
+		}
+	}
+}
+
+// removeUnwanted takes voters out, dead ones first.
+func (s *shape) removeUnwanted() {
+	for _, healthy := range []bool{false, true} {
+		unwanted := s.pick(func(v ServerInfo) bool { return v.Voter && !v.Wanted && v.Healthy == healthy && v.ID != s.self })
+		for _, id := range unwanted {
+			s.do(ActRemove, id, "it left or was removed")
+		}
+	}
+}
+
+// target is how many wanted voters may stay.
+func (s *shape) target() int {
+	have := s.count(ServerInfo.wantedVoter)
+	dead := s.count(func(v ServerInfo) bool { return v.wantedVoter() && !v.Healthy })
+	coming := s.count(func(v ServerInfo) bool { return v.Wanted && !v.Voter && v.Healthy })
+	switch {
+	case have == 5 && dead == 2 && s.count(ServerInfo.standby) == 0:
+		return 3
+	case have < s.want && have%2 == 0 && coming == 0:
+		return have - 1 // half of a growth whose other half died
+	}
+	return s.want
+}
+
+// demoteOne takes the vote of a dead server, or else of the last by id that is not the leader.
+func (s *shape) demoteOne() bool {
+	others := s.pick(func(v ServerInfo) bool { return v.wantedVoter() && v.ID != s.self })
+	dead := s.pick(func(v ServerInfo) bool { return v.wantedVoter() && !v.Healthy })
+	for _, id := range append(dead, backwards(others)...) {
+		if s.do(ActDemote, id, "there are more voters than needed") {
+			return true
+		}
+	}
+	return false
+}
+
+func backwards(ids []string) []string {
+	ids = slices.Clone(ids)
+	slices.Reverse(ids)
+	return ids
+}
