@@ -1,0 +1,196 @@
+package snapshotstore
+
+import (
+	"context"
+	"errors"
+	"slices"
+)
+
+const (
+	kindChunk = 'C'
+	anyLevel  = -1
+)
+
+// want is one reference to an object and what the object must be.
+type want struct {
+	ref
+	kind  byte // kindChunk, kindList or kindDir
+	level int  // of a list or directory; anyLevel for the top of a directory
+	root  bool // totals are not known before it is read
+}
+
+func rootWant(root ID) want {
+	return want{ref: ref{ID: root}, kind: kindDir, level: anyLevel, root: true}
+}
+
+// wants are the references that a node holds.
+func (n *node) wants() []want {
+	var out []want
+	for _, r := range n.refs {
+		out = append(out, childWant(n.kind, n.level, r))
+	}
+	for i := range n.entries {
+		e := &n.entries[i]
+		switch e.Kind {
+		case Dir:
+			out = append(out, want{ref: e.Dir, kind: kindDir, level: anyLevel})
+		case File:
+			out = append(out, e.wants()...)
+		}
+	}
+	return out
+}
+
+// wants are the references of a file entry.
+func (e *entry) wants() []want {
+	var out []want
+	for _, r := range e.Refs {
+		out = append(out, childWant(kindList, e.Level+1, r))
+	}
+	return out
+}
+
+// childWant is the reference r held by an object of kind at level.
+func childWant(kind byte, level int, r ref) want {
+	if kind == kindList && level == 1 {
+		return want{ref: r, kind: kindChunk}
+	}
+	return want{ref: r, kind: kind, level: level - 1}
+}
+
+// node reads a list or directory and checks that it is what w says, and that
+// a root is within the store's limits.
+func (s *Store) node(w want) (*node, error) {
+	n, err := s.anyNode(w)
+	if err == nil && w.root {
+		err = s.opts.Limits.check(n.totals, ".")
+	}
+	return n, err
+}
+
+// anyNode is node without limits.
+func (s *Store) anyNode(w want) (*node, error) {
+	plain, err := s.Get(w.ID)
+	if err != nil {
+		return nil, err
+	}
+	n, err := decodeNode(plain)
+	if err != nil {
+		return nil, &TreeError{w.ID, err.Error()}
+	}
+	switch {
+	case n.kind != w.kind || w.level != anyLevel && n.level != w.level:
+		return nil, &TreeError{w.ID, "not of the kind that leads to it"}
+	case !w.root && n.totals != w.Totals:
+		return nil, &TreeError{w.ID, "totals are not those that lead to it"}
+	case w.level != anyLevel && n.totals == Totals{}:
+		return nil, &TreeError{w.ID, "an empty part"}
+	}
+	return n, nil
+}
+
+// walker goes through the objects of trees, each list and directory once.
+// What is not here it hands out, to be put back when it is.
+type walker struct {
+	s     *Store
+	stack []want
+	seen  map[want]struct{} // lists and directories
+	done  uint64            // plain bytes of file content found here
+}
+
+func (s *Store) walk(roots ...ID) *walker {
+	w := &walker{s: s, seen: map[want]struct{}{}}
+	for _, id := range slices.Backward(roots) {
+		w.stack = append(w.stack, rootWant(id))
+	}
+	return w
+}
+
+// next goes on until limit objects are found missing or all has been seen.
+func (w *walker) next(ctx context.Context, limit int) ([]want, error) {
+	var out []want
+	for len(w.stack) > 0 && len(out) < limit {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		top := w.stack[len(w.stack)-1]
+		w.stack = w.stack[:len(w.stack)-1]
+		here, err := w.visit(top)
+		if err != nil {
+			return nil, err
+		}
+		if !here {
+			out = append(out, top)
+		}
+	}
+	return out, nil
+}
+
+// visit looks at one object and pushes what it leads to.
+func (w *walker) visit(x want) (here bool, err error) {
+	if x.kind == kindChunk {
+		here = w.s.touch(x.ID)
+		if here {
+			w.done += x.Bytes
+		}
+		return here, nil
+	}
+	if _, again := w.seen[x]; again {
+		w.done += x.Bytes
+		return true, nil
+	}
+	if !w.s.touch(x.ID) {
+		return false, nil
+	}
+	n, err := w.s.node(x)
+	var corrupt *CorruptError
+	if errors.Is(err, ErrMissing) || errors.As(err, &corrupt) {
+		return false, nil // a damaged object has just been moved aside
+	}
+	if err != nil {
+		return false, err
+	}
+	w.seen[x] = struct{}{}
+	w.stack = append(w.stack, n.wants()...)
+	return true, nil
+}
+
+// HasTree reports whether every object of a tree is here. It looks at the
+// index, and reads the tree's lists and directories.
+func (s *Store) HasTree(ctx context.Context, root ID) (bool, error) {
+	missing, err := s.walk(root).next(ctx, 1)
+	return err == nil && len(missing) == 0, err
+}
+
+// Missing returns up to limit objects of a tree that are not here (0 or less:
+// 1,000). What missing objects lead to shows when they are here: put them and
+// ask again, until there are none.
+func (s *Store) Missing(ctx context.Context, root ID, limit int) ([]ID, error) {
+	if limit <= 0 {
+		limit = 1000
+	}
+	var ids []ID
+	given := map[ID]bool{}
+	for w := s.walk(root); len(ids) < limit; {
+		wants, err := w.next(ctx, limit-len(ids))
+		if err != nil || len(wants) == 0 {
+			return ids, err
+		}
+		for _, x := range wants {
+			if !given[x.ID] {
+				given[x.ID] = true
+				ids = append(ids, x.ID)
+			}
+		}
+	}
+	return ids, nil
+}
+
+// Info returns what a tree's root object says of it, which must be here.
+func (s *Store) Info(root ID) (TreeInfo, error) {
+	n, err := s.node(rootWant(root))
+	if err != nil {
+		return TreeInfo{}, err
+	}
+	return TreeInfo{Root: root, Totals: n.totals}, nil
+}
