@@ -1,0 +1,346 @@
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/isonomia-mesh/isonomia/mesh"
+	"github.com/isonomia-mesh/isonomia/model"
+)
+
+// probeEvery is how often the leader asks each node whether it is there. A third of the time after which a silent
+// one is marked down must be left for the answer, so that one lost datagram convicts nobody.
+const probeEvery = 500 * time.Millisecond
+
+// lead runs in the leader's own term only: it looks at State and proposes what Decide says. Everything it remembers
+// ends with the term.
+func (n *Node) lead(ctx context.Context, term uint64) {
+	n.log.Info("leading", "term", term)
+	n.note(Noted{Kind: "leader", Message: "this node leads now"})
+	defer n.log.Info("not leading any more", "term", term)
+	w := newWatchman(n)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { w.run(ctx) })
+	wg.Go(func() { n.sealLoop(ctx) })
+	changed, stop := n.fsm.Watch()
+	defer stop()
+	var mem model.Memory
+	for ctx.Err() == nil {
+		s := n.fsm.State()
+		cmds, next, wake := model.Decide(s, w.view(), mem, time.Now().UTC())
+		if len(cmds) > 0 && !n.proposeDecision(ctx, cmds) {
+			n.pause(ctx, 100*time.Millisecond)
+			continue
+		}
+		mem = next
+		if len(cmds) == 0 {
+			waitAny(ctx, wake, changed, w.changed)
+		}
+	}
+}
+
+// proposeDecision proposes through raft on this node in this term. A refusal means that State moved: look again.
+func (n *Node) proposeDecision(ctx context.Context, cmds []model.Command) bool {
+	for chunk := range slices.Chunk(cmds, commandsPerEntry) {
+		res, err := n.fsm.ProposeLocal(ctx, chunk...)
+		if err != nil {
+			if ctx.Err() == nil {
+				n.log.Warn("proposing a decision", "err", err)
+			}
+			return false
+		}
+		for i, r := range res {
+			if r.Code != model.OK {
+				n.log.Info("decision refused", "command", fmt.Sprintf("%T", chunk[i]), "reason", r.Message)
+				return false
+			}
+		}
+	}
+	n.noteDecision(cmds)
+	return true
+}
+
+func (n *Node) noteDecision(cmds []model.Command) {
+	s := n.fsm.State()
+	for _, c := range cmds {
+		switch c := c.(type) {
+		case model.MarkDown:
+			n.note(Noted{Kind: "down", Message: "node " + s.NodeName(c.ID) + " is down: " + c.Why})
+		case model.MarkUp:
+			n.note(Noted{Kind: "up", Message: "node " + s.NodeName(c.ID) + " is back"})
+		case model.Begin:
+			n.note(Noted{Kind: c.Kind, System: c.System, Message: c.Why})
+		case model.Finish:
+			n.note(Noted{Kind: string(c.Outcome), System: c.System, Message: strings.TrimSuffix(fmt.Sprintf("generation %d: %s", c.Generation, c.Reason), ": ")})
+		}
+	}
+}
+
+func (n *Node) pause(ctx context.Context, d time.Duration) {
+	waitAny(ctx, time.Now().Add(d))
+}
+
+// waitAny returns when ctx ends, at wake (unless zero), or when one of the channels has something.
+func waitAny(ctx context.Context, wake time.Time, chans ...<-chan struct{}) {
+	var timer <-chan time.Time
+	if !wake.IsZero() {
+		t := time.NewTimer(time.Until(wake))
+		defer t.Stop()
+		timer = t.C
+	}
+	var a, b <-chan struct{}
+	if len(chans) > 0 {
+		a = chans[0]
+	}
+	if len(chans) > 1 {
+		b = chans[1]
+	}
+	select {
+	case <-ctx.Done():
+	case <-timer:
+	case <-a:
+	case <-b:
+	}
+}
+
+// watchman listens for the other nodes on behalf of the leader. Silence counts from when this term's leader began to
+// listen, on its own clock.
+type watchman struct {
+	n       *Node
+	changed chan struct{} // a node fell silent or was heard again
+	began   time.Time
+
+	mu     sync.Mutex // guards what follows
+	late   time.Duration
+	asking map[string]bool
+}
+
+func newWatchman(n *Node) *watchman {
+	return &watchman{n: n, changed: make(chan struct{}, 1), began: time.Now(), asking: map[string]bool{}}
+}
+
+// run probes every node twice a second. The worst lateness of its own ticker, halved at each tick, says how far this
+// process can be trusted to judge others.
+func (w *watchman) run(ctx context.Context) {
+	var probes sync.WaitGroup
+	defer probes.Wait()
+	t := time.NewTicker(probeEvery)
+	defer t.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		w.tick(time.Since(last) - probeEvery)
+		last = time.Now()
+		for id := range w.n.fsm.State().Nodes.All() {
+			if id != w.n.id.ID && w.begin(id) {
+				probes.Go(func() { w.probe(ctx, id) })
+			}
+		}
+	}
+}
+
+func (w *watchman) tick(late time.Duration) {
+	w.mu.Lock()
+	w.late = max(late, w.late/2, 0)
+	w.mu.Unlock()
+	w.look()
+}
+
+// begin says whether no probe of the node is under way.
+func (w *watchman) begin(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.asking[id] {
+		return false
+	}
+	w.asking[id] = true
+	return true
+}
+
+func (w *watchman) probe(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := w.n.mesh.Probe(ctx, id); err == nil {
+		w.look()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.asking, id)
+}
+
+// look wakes the lead loop while there is something for Decide to mark: it depends on what is, not on what changed, so
+// that a node that returns in the first moment of a term is not overlooked.
+func (w *watchman) look() {
+	s, wake := w.n.fsm.State(), false
+	for id, d := range w.view().Silent {
+		down := s.Nodes.At(id).Down
+		wake = wake || down && d < model.UpBelow || !down && d >= model.DownAfter
+	}
+	if wake {
+		select {
+		case w.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (w *watchman) view() model.View {
+	v := model.View{Self: w.n.id.ID, Silent: map[string]time.Duration{}}
+	w.mu.Lock()
+	v.Late = w.late
+	w.mu.Unlock()
+	now := time.Now()
+	for id := range w.n.fsm.State().Nodes.All() {
+		if id == w.n.id.ID {
+			v.Silent[id] = 0
+			continue
+		}
+		heard := w.n.mesh.Heard(id)
+		if heard.Before(w.began) { // what an earlier term heard does not count against, nor for, the node
+			if now.Sub(w.began) < probeEvery*2 {
+				continue
+			}
+			heard = w.began
+		}
+		v.Silent[id] = now.Sub(heard)
+	}
+	return v
+}
+
+// sealLoop keeps the CA's key sealed to exactly the raft servers.
+func (n *Node) sealLoop(ctx context.Context) {
+	changed, stop := n.fsm.Watch()
+	defer stop()
+	for ctx.Err() == nil {
+		if err := n.sealOnce(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("sealing the CA's key", "err", err)
+			n.pause(ctx, time.Second)
+			continue
+		}
+		waitAny(ctx, time.Time{}, changed)
+	}
+}
+
+func (n *Node) sealOnce(ctx context.Context) error {
+	s := n.fsm.State()
+	var servers []string
+	for id, node := range s.Nodes.All() {
+		if node.Server {
+			servers = append(servers, id)
+		}
+	}
+	if slices.Equal(servers, slices.Sorted(maps.Keys(s.Cluster.Sealed))) {
+		return nil
+	}
+	ca, err := n.openCA(s)
+	if err != nil {
+		return err
+	}
+	key, err := ca.KeyDER()
+	if err != nil {
+		return err
+	}
+	sealed := map[string][]byte{}
+	for _, id := range servers {
+		if have, ok := s.Cluster.Sealed[id]; ok {
+			sealed[id] = have
+		} else if sealed[id], err = mesh.Seal(s.Nodes.At(id).SealKey, sealInfo, key); err != nil {
+			return err
+		}
+	}
+	res, err := n.fsm.ProposeLocal(ctx, model.SealCA{Sealed: sealed})
+	if err != nil {
+		return err
+	}
+	return res[0].Err()
+}
+
+// renewLoop replaces this node's certificate when half of its life is over.
+func (n *Node) renewLoop(ctx context.Context) error {
+	for ctx.Err() == nil {
+		due, err := leafDue(n.trust.get().Leaf)
+		if err == nil && time.Now().Before(due) {
+			waitAny(ctx, due)
+			continue
+		}
+		if err := n.renew(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("renewing the certificate", "err", err)
+			n.pause(ctx, 30*time.Second)
+		}
+	}
+	return nil
+}
+
+func (n *Node) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	leaf, err := n.signLeaf(ctx, n.id.Public())
+	if err != nil {
+		return err
+	}
+	if _, err := leafDue(leaf); err != nil {
+		return errors.New("the leader signed something that is no certificate")
+	}
+	return n.trust.change(func(f *clusterFile) { f.Leaf = leaf })
+}
+
+// announceLoop tells the cluster what changed about this node: its address, attributes, version. At most once a minute
+// after the first time.
+func (n *Node) announceLoop(ctx context.Context) error {
+	changed, stop := n.fsm.Watch()
+	defer stop()
+	for ctx.Err() == nil {
+		told, err := n.announce(ctx)
+		switch {
+		case err != nil:
+			n.log.Debug("announcing", "err", err)
+			n.pause(ctx, time.Second)
+		case told:
+			n.pause(ctx, time.Minute)
+		default:
+			waitAny(ctx, time.Now().Add(5*time.Second), changed)
+		}
+	}
+	return nil
+}
+
+func (n *Node) announce(ctx context.Context) (bool, error) {
+	have, ok := n.fsm.State().Nodes.Get(n.id.ID)
+	if !ok {
+		return false, nil
+	}
+	now := selfNode(n.cfg, n.id)
+	if maps.Equal(have.Attributes, now.Attributes) && have.Host == now.Host && have.Version == now.Version && have.StateMax == now.StateMax {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	res, err := n.fsm.Propose(ctx, model.UpdateNode{ID: n.id.ID, Attributes: now.Attributes, Host: now.Host, Version: now.Version, StateMax: now.StateMax})
+	if err != nil {
+		return false, err
+	}
+	return true, res[0].Err()
+}
+
+// leafDue is when a certificate is to be renewed: at half of its life.
+func leafDue(der []byte) (time.Time, error) {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the certificate: %w", err)
+	}
+	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2), nil
+}

@@ -1,0 +1,254 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/isonomia-mesh/isonomia/activate/keeper"
+	"github.com/isonomia-mesh/isonomia/activate/process"
+	"github.com/isonomia-mesh/isonomia/mesh"
+	"github.com/isonomia-mesh/isonomia/model"
+	"github.com/isonomia-mesh/isonomia/raftfsm"
+	"github.com/isonomia-mesh/isonomia/snapshotstore"
+)
+
+// Node holds the handles of a running agent. What changes is in State, in the leaves, or in one of the loops.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	dir     paths
+	id      *mesh.Identity
+	trust   *trust
+	mesh    *mesh.Mesh
+	fsm     *raftfsm.Node
+	store   *snapshotstore.Store
+	keeper  *keeper.Client
+	proc    *process.Module
+	peers   *peers
+	agent   *agent
+	events  *eventRing
+	fetches keyedLock
+	builds  builder
+	shared  sharedPorts
+
+	undo []func() // what open did, in order
+}
+
+// Run is an agent from start to end: it returns when ctx ends, after an orderly stop, or when it cannot go on.
+func Run(ctx context.Context, cfg Config) error {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return err
+	}
+	n := &Node{cfg: cfg, log: cfg.Log, dir: paths(cfg.Dir)}
+	defer n.close()
+	if err := n.open(ctx); err != nil {
+		return err
+	}
+	n.log.Info("agent started", "node", cfg.Name, "id", n.id.ID, "address", n.mesh.Addr(), "data", cfg.Dir, "version", Version)
+	return n.serve(ctx)
+}
+
+// open starts the leaves in the order in which they need each other. The order of closing is the reverse: nothing is
+// taken any more before what it needs goes away.
+func (n *Node) open(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		n.openDir, n.openIdentity, n.openStore, n.openMesh, n.openRaft, n.openKeeper, n.bootstrapRaft,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) onClose(f func()) { n.undo = append(n.undo, f) }
+
+func (n *Node) close() {
+	for i := len(n.undo) - 1; i >= 0; i-- {
+		n.undo[i]()
+	}
+}
+
+func (n *Node) openDir(context.Context) error {
+	if err := makeDirs(n.cfg.Dir); err != nil {
+		return err
+	}
+	unlock, err := lockFile(n.dir.lock())
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", n.cfg.Dir, err)
+	}
+	n.onClose(unlock)
+	n.logClose("what an unfinished build left", removeAll(n.dir.buildWork()))
+	if n.events, err = openEvents(n.dir.events()); err != nil {
+		return err
+	}
+	n.onClose(n.events.close)
+	return nil
+}
+
+// openIdentity finds out who this node is and to which cluster it belongs, making or joining one if it must.
+func (n *Node) openIdentity(ctx context.Context) error {
+	var err error
+	if n.id, err = mesh.LoadIdentity(n.cfg.Dir); err != nil {
+		return err
+	}
+	if n.trust, err = enter(ctx, n.cfg, n.id); err != nil {
+		return err
+	}
+	n.cfg.Name = n.trust.get().Name // as admitted; another --name later changes nothing
+	return nil
+}
+
+func (n *Node) openStore(context.Context) error {
+	var err error
+	if n.store, err = snapshotstore.Open(n.dir.store(), snapshotstore.Options{Log: n.log, Grace: packageGrace}); err != nil {
+		return err
+	}
+	n.onClose(func() { n.logClose("store", n.store.Close()) })
+	return n.sweepPackages()
+}
+
+func (n *Node) logClose(what string, err error) {
+	if err != nil {
+		n.log.Warn("closing", "what", what, "err", err)
+	}
+}
+
+func (n *Node) openMesh(ctx context.Context) error {
+	f := n.trust.get()
+	var err error
+	n.mesh, err = mesh.Open(ctx, mesh.Config{Identity: n.id, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise, Dir: n.cfg.Dir,
+		Cert: n.trust.chain, Trust: n.trust.accept, Join: n.admit, GossipKey: f.GossipKeys[0], OldGossipKeys: f.GossipKeys[1:],
+		OnKeys: func(keys [][]byte) {
+			n.logClose("gossip keys", n.trust.change(func(f *clusterFile) { f.GossipKeys = keys }))
+		},
+		Tags: map[string]string{"name": n.cfg.Name, "version": Version}, Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.onClose(func() { n.logClose("mesh", n.mesh.Close()) })
+	n.peers = newPeers(n.mesh)
+	n.onClose(n.peers.close)
+	if len(f.Join) > 0 {
+		if err := n.mesh.Rejoin(f.Join...); err != nil {
+			n.log.Warn("looking for members", "err", err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) openRaft(context.Context) error {
+	var err error
+	n.fsm, err = raftfsm.Open(raftfsm.Config{ID: n.id.ID, Dir: n.dir.raft(), Listener: n.mesh.Listener(mesh.ProtoRaft),
+		Dial:    func(ctx context.Context, id string) (net.Conn, error) { return n.mesh.Dial(ctx, id, mesh.ProtoRaft) },
+		Forward: n.peers.forward, LeaderIndex: n.peers.index, Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.onClose(n.closeRaft)
+	n.trust.setPinned(func(id string) ([]byte, bool) {
+		s := n.fsm.State()
+		return s.Nodes.At(id).Key, s.Removed.Has(id)
+	})
+	return nil
+}
+
+func (n *Node) closeRaft() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	n.logClose("raft", n.fsm.Close(ctx))
+}
+
+// bootstrapRaft finishes what bootstrap began, at whichever start gets that far.
+func (n *Node) bootstrapRaft(ctx context.Context) error {
+	b := n.trust.get().Init
+	if len(b) == 0 {
+		return nil
+	}
+	var part initPart
+	if err := cbor.Unmarshal(b, &part); err != nil {
+		return fmt.Errorf("cluster file %s: its init is damaged: %w", n.dir.cluster(), err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	err := n.fsm.Bootstrap(ctx, part.Init)
+	var refused *model.ResultError
+	if err != nil && !(errors.As(err, &refused) && refused.Result.Code == model.ErrInitialised) {
+		return fmt.Errorf("make the cluster: %w", err)
+	}
+	return n.trust.change(func(f *clusterFile) { f.Init = nil })
+}
+
+// serve runs the loops until ctx ends or one of them cannot go on.
+func (n *Node) serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	n.agent = newAgent(n)
+	run := func(f func(context.Context) error) { g.Go(func() error { return f(ctx) }) }
+	run(n.servePeers)
+	run(n.serveAPI)
+	run(n.agent.run)
+	run(n.agent.batch.run)
+	run(n.watchKeeper)
+	run(n.healthLoop)
+	run(n.sharedPortsLoop)
+	run(n.collectLoop)
+	run(n.renewLoop)
+	run(n.announceLoop)
+	run(func(ctx context.Context) error { n.fsm.ShapeLoop(ctx); return nil })
+	run(func(ctx context.Context) error { n.fsm.Lead(ctx, n.lead); return nil })
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	if n.cfg.StopServices {
+		n.stopServices()
+	}
+	return err
+}
+
+// lockFile takes the lock of a data directory; it lasts as long as the process.
+func lockFile(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := flock(f); err != nil {
+		defer f.Close()
+		b, _ := os.ReadFile(path)
+		return nil, fmt.Errorf("another agent uses it (pid %s)", firstLine(b))
+	}
+	_ = f.Truncate(0)
+	_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
+	return func() {
+		unflock(f) // closing alone leaves the lock to a child that is between fork and exec
+		_ = f.Close()
+	}, nil
+}
+
+func firstLine(b []byte) string {
+	for i, c := range b {
+		if c == '\n' {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}
+
+// executable is this binary, for the keeper; a replaced one still has its path.
+func executable() (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program: %w", err)
+	}
+	return filepath.Clean(exe), nil
+}

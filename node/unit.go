@@ -1,0 +1,33 @@
+package node
+
+import "fmt"
+
+// PrintUnit is a systemd unit for the agent. KillMode=process and Delegate=yes let the keeper and its services live on
+// while the agent is restarted or upgraded; DelegateSubgroup would move only the agent.
+func PrintUnit(exe, dir string) string {
+	return fmt.Sprintf(`# Save as /etc/systemd/system/isonomia.service, then: systemctl enable --now isonomia
+[Unit]
+Description=Isonomia agent
+Documentation=https://github.com/isonomia-mesh/isonomia
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=exec
+ExecStart=%s agent --data %s
+# A machine that is not a member yet needs --bootstrap, or --join and a token, once:
+#   Environment=ISONOMIA_TOKEN=...   (systemctl edit isonomia; remove it afterwards)
+Restart=always
+RestartSec=1
+# Only the agent is stopped with the unit: the keeper and the services go on.
+KillMode=process
+# The keeper makes a control group of its own below this one, and one for each service.
+Delegate=yes
+LimitNOFILE=1048576
+TasksMax=infinity
+OOMScoreAdjust=-500
+
+[Install]
+WantedBy=multi-user.target
+`, exe, dir)
+}
