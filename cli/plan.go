@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/isonomia-mesh/isonomia/node/api"
+)
+
+func newPlanCommand(c *console) *cobra.Command {
+	op := &operation{console: c, kind: deployKind}
+	cmd := &cobra.Command{
+		Use:   "plan [DIR]",
+		Short: "Show what a deploy would change, and why",
+		Long: "Show what deploying the model in DIR (default: the current directory) would start, stop, move and restart,\n" +
+			"and why. Nothing changes, but packages are sent to the node and built, because what they contain decides.",
+		Example:           "  isonomia plan ./mysystem\n  isonomia plan --json ./mysystem | jq '.changes[].action'",
+		Args:              oneOrNone,
+		ValidArgsFunction: completeDirectory,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := op.connect(); err != nil {
+				return err
+			}
+			if err := op.readModel(cmd.Context(), directory(args)); err != nil {
+				return err
+			}
+			plan, err := op.client.Plan(cmd.Context(), op.req)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return c.printJSON(plan)
+			}
+			_, err = c.out.Write([]byte(renderPlan(plan, c.paint(), c.wrapWidth())))
+			return err
+		},
+	}
+	systemFlag(cmd, &op.req.System)
+	cmd.Flags().BoolVar(&op.rebuild, "rebuild", false, "build packages again although nothing changed")
+	return cmd
+}
+
+func completeDirectory(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveFilterDirs
+}
+
+// directory is the optional argument of plan and deploy.
+func directory(args []string) string {
+	if len(args) == 0 {
+		return "."
+	}
+	return args[0]
+}
+
+// planAction is how one action of a plan is shown.
+type planAction struct {
+	sign  string
+	paint func(painter, string) string
+	to    string // in the summary: "2 to start"
+}
+
+// planActions in the order of the summary. An action that is not here is shown by its name alone.
+var planActions = []struct {
+	name string
+	planAction
+}{
+	{"start", planAction{"+", painter.green, "to start"}},
+	{"restart", planAction{"~", painter.yellow, "to restart"}},
+	{"move", planAction{">", painter.cyan, "to move"}},
+	{"retry", planAction{"*", painter.yellow, "to try again"}},
+	{"stop", planAction{"-", painter.red, "to stop"}},
+	{"keep", planAction{"=", painter.dim, "unchanged"}},
+}
+
+func actionNamed(name string) planAction {
+	for _, a := range planActions {
+		if a.name == name {
+			return a.planAction
+		}
+	}
+	return planAction{sign: "?", paint: painter.bold}
+}
+
+// renderPlan shows what changes; what is kept is only counted.
+func renderPlan(plan api.Plan, p painter, width int) string {
+	var b strings.Builder
+	if plan.Empty {
+		fmt.Fprintf(&b, "System %s: nothing would change; generation %d stays.\n", p.bold(oneLine(plan.System)), plan.Base)
+	} else {
+		fmt.Fprintf(&b, "Plan for system %s, which is at generation %d:\n\n", p.bold(oneLine(plan.System)), plan.Base)
+		b.WriteString(planTable(plan, p).render(width))
+		b.WriteString(planPorts(plan, p, width))
+		fmt.Fprintf(&b, "\n%s\n", strings.Join(fold(planSummary(plan), width), "\n"))
+	}
+	for _, w := range plan.Warnings {
+		fmt.Fprintf(&b, "%s %s\n", p.yellow("warning:"), oneLine(w))
+	}
+	return b.String()
+}
+
+func planTable(plan api.Plan, p painter) *table {
+	t := &table{indent: "  "}
+	for _, ch := range plan.Changes {
+		if ch.Action == "keep" {
+			continue
+		}
+		action := actionNamed(ch.Action)
+		paint := func(text string) string { return action.paint(p, text) }
+		where := ch.Node
+		if ch.From != "" {
+			where = ch.From + " -> " + ch.Node
+		}
+		t.row(cell{action.sign, paint}, cell{ch.Action, paint}, cell{ch.Service, p.bold}, plain(where), plain(strings.Join(ch.Reasons, "; ")))
+	}
+	return t
+}
+
+// planPorts lists the numbers that services would get and lose.
+func planPorts(plan api.Plan, p painter, width int) string {
+	if len(plan.Ports)+len(plan.Released) == 0 {
+		return ""
+	}
+	t := &table{indent: "  "}
+	for _, r := range plan.Ports {
+		t.row(cell{"+", p.green}, plain(r.Resource), plain(fmt.Sprint(r.Number)), plain(r.Service), plain(r.Name), plain(strings.TrimSpace(r.Scope+" "+r.Node)))
+	}
+	for _, r := range plan.Released {
+		t.row(cell{"-", p.red}, plain(r.Resource), plain(fmt.Sprint(r.Number)), plain(r.Service), plain(r.Name), plain(strings.TrimSpace(r.Scope+" "+r.Node)))
+	}
+	return "\nReservations:\n\n" + t.render(width)
+}
+
+func planSummary(plan api.Plan) string {
+	counts := map[string]int{}
+	for _, ch := range plan.Changes {
+		counts[ch.Action]++
+	}
+	var parts []string
+	for _, a := range planActions {
+		if n := counts[a.name]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, a.to))
+		}
+	}
+	text := strings.Join(parts, ", ")
+	if plan.Fetch > 0 {
+		text += "; " + byteSize(plan.Fetch) + " to fetch"
+	}
+	return text + "."
+}

@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/isonomia-mesh/isonomia/node/api"
+)
+
+func newPortsCommand(c *console) *cobra.Command {
+	return &cobra.Command{
+		Use:               "ports",
+		Short:             "List the ports and other numbers that services hold",
+		Example:           "  isonomia ports\n  isonomia ports --json | jq '.[] | select(.service==\"web\").number'",
+		Args:              noArguments,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			ports, err := client.Ports(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return printList(c, ports)
+			}
+			if len(ports) == 0 {
+				c.sayf("No service holds a number.")
+				return nil
+			}
+			_, err = c.out.Write([]byte(renderPorts(ports, c.paint(), c.wrapWidth())))
+			return err
+		},
+	}
+}
+
+func renderPorts(ports []api.Reservation, p painter, width int) string {
+	sorted := slices.SortedStableFunc(slices.Values(ports), func(a, b api.Reservation) int {
+		return cmp.Or(cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Number, b.Number), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Service, b.Service))
+	})
+	var t table
+	t.head(p, "RESOURCE", "NUMBER", "SERVICE", "NAME", "SCOPE", "NODE")
+	for _, r := range sorted {
+		t.row(plain(r.Resource), plain(strconv.Itoa(r.Number)), plain(r.Service), plain(r.Name), plain(r.Scope), plain(r.Node))
+	}
+	return t.render(width)
+}
