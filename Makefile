@@ -1,0 +1,57 @@
+# `make help` lists the targets. `make test` and `make demo` work on a bare Debian machine with Go.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+export CGO_ENABLED ?= 0
+BIN := bin/isonomia
+
+# Programs that tests use on real machines: network namespaces, packet filter, system call faults.
+PACKAGES := iproute2 nftables strace util-linux procps
+
+.PHONY: help build test check race bench fuzz demo soak deps clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/isonomia
+	go build -trimpath -ldflags "-s -w -X github.com/isonomia-mesh/isonomia/node.Version=$(VERSION)" -o $(BIN) .
+
+deps: ## install by apt what the tests need and this machine lacks
+	@missing=(); for p in ip:iproute2 nft:nftables strace:strace nsenter:util-linux pgrep:procps; do \
+	  PATH=$$PATH:/usr/sbin:/sbin command -v $${p%%:*} >/dev/null || missing+=($${p##*:}); done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	    echo "missing: $${missing[*]} (install them, or run as root on Debian); tests that need them are skipped"; \
+	  else echo "installing by apt: $${missing[*]}"; apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qy install $${missing[*]} >/dev/null; fi; fi
+
+test: deps check ## everything that CI runs: vet, unit, property and cluster tests of all modules
+	go test -timeout 20m ./...
+	for m in $$(find examples -name go.mod -exec dirname {} \; | sort); do (cd $$m && go vet ./... && go test -timeout 10m ./...); done
+
+check: ## formatting, vet, the architecture
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt -w needed: $$out"; exit 1; fi
+	go vet ./...
+	go test -run 'TestImports|TestModelIsPure|TestMainIsThin' .
+
+race: deps ## all tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -timeout 40m ./...
+
+bench: deps build ## benchmarks, compared as ratios in one run
+	go test -run '^$$' -bench . -benchtime 1s -timeout 60m ./...
+
+FUZZTIME ?= 20s
+fuzz: ## every fuzz target for FUZZTIME (default 20s)
+	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	  echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+soak: deps build ## the long suites: every crash point, many simulated systems, an hour of load (ISONOMIA_SOAK_FOR=1h)
+	ISONOMIA_SOAK=1 go test -timeout 4h -run TestSimulation ./raftfsm
+	ISONOMIA_SOAK=1 go test -timeout 8h -v -run 'TestCrashPoints|TestSoak' ./testcluster
+
+demo: build ## a three-node cluster here: StaffTracker, leader killed, upgraded through another node
+	go run ./testcluster/demo -bin $(BIN)
+
+clean: ## remove what was built
+	rm -rf bin
