@@ -129,7 +129,7 @@ func newWatchman(n *Node) *watchman {
 	return &watchman{n: n, changed: make(chan struct{}, 1), began: time.Now(), asking: map[string]bool{}}
 }
 
-// run probes every node twice a second. The worst lateness of its own ticker, halved at each tick, says how far this
+// run probes every node that was not heard lately, twice a second: what raft servers say keeps them heard anyway. The worst lateness of its own ticker, halved at each tick, says how far this
 // process can be trusted to judge others.
 func (w *watchman) run(ctx context.Context) {
 	var probes sync.WaitGroup
@@ -146,7 +146,7 @@ func (w *watchman) run(ctx context.Context) {
 		w.tick(time.Since(last) - probeEvery)
 		last = time.Now()
 		for id := range w.n.fsm.State().Nodes.All() {
-			if id != w.n.id.ID && w.begin(id) {
+			if id != w.n.id.ID && time.Since(w.n.mesh.Heard(id)) > probeEvery*3/4 && w.begin(id) {
 				probes.Go(func() { w.probe(ctx, id) })
 			}
 		}

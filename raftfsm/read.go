@@ -91,7 +91,10 @@ func (n *Node) readIndex() (uint64, error) {
 	pauses, _ := n.pulse.beat(r.Term, time.Now())
 	proven := n.proof.holds(r.Term, pauses)
 	if proven {
-		if _, err := await(ctx, n, n.raft.VerifyLeader); err != nil {
+		done := n.trans.urgent()
+		_, err := await(ctx, n, n.raft.VerifyLeader)
+		done()
+		if err != nil {
 			return 0, fmt.Errorf("verify leadership: %w", err)
 		}
 		proven = n.heardMajority(r.Term, n.cfg.Timing.Lease)
