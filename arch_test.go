@@ -24,8 +24,14 @@ var allowed = map[string]struct{ ours, others []string }{
 	"activate":         {[]string{"model"}, []string{"golang.org/x/sys"}},
 	"activate/keeper":  {[]string{"activate"}, []string{"golang.org/x/sys"}},
 	"activate/process": {[]string{"model", "activate", "activate/keeper"}, []string{"golang.org/x/sys"}},
-	"snapshotstore":    {nil, []string{"github.com/klauspost/compress", "github.com/zeebo/blake3", "filippo.io/age", "golang.org/x/crypto", "golang.org/x/sys"}},
-	"node/api":         {nil, nil},
+	// Modules with state, and what they share: programs run with a deadline, marks, a state that is a directory.
+	"activate/tool":      {nil, nil},
+	"activate/place":     {[]string{"activate"}, []string{"golang.org/x/sys"}},
+	"activate/ledger":    {[]string{"activate", "activate/place"}, []string{"golang.org/x/sys"}},
+	"activate/statetest": {[]string{"activate"}, nil},
+	"activate/sqlite":    {[]string{"activate", "activate/ledger", "activate/place"}, []string{"modernc.org/sqlite"}},
+	"snapshotstore":      {nil, []string{"github.com/klauspost/compress", "github.com/zeebo/blake3", "filippo.io/age", "golang.org/x/crypto", "golang.org/x/sys"}},
+	"node/api":           {nil, nil},
 	// hcl: the agent's configuration file has the model's syntax.
 	"node": {[]string{"model", "raftfsm", "mesh", "activate", "activate/keeper", "activate/process", "snapshotstore", "node/api"},
 		[]string{"github.com/danielgtaylor/huma", "github.com/prometheus", "golang.org/x/sync", "github.com/fxamacker/cbor", "golang.org/x/sys", "github.com/hashicorp/hcl"}},

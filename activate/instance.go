@@ -22,6 +22,9 @@ type Instance struct {
 	Container string
 	Type      string // its module's
 	Spec      Spec
+	// Settings are those of its container, and of the service over them: how to reach a server, where to put files.
+	// Each module names what it reads and its defaults; it ignores the rest.
+	Settings map[string]string
 
 	Package  string // the materialised package, a read-only directory; absolute
 	StateDir string // what the instance may keep; absolute

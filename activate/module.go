@@ -8,8 +8,7 @@ import (
 // Module activates the instances of one type. All methods are idempotent and safe for concurrent use, one instance at
 // a time: callers never have two under way for the same one.
 //
-// What a type with state needs beyond this (Create, Restore, Verify, Snapshot) is another interface, which such a
-// module implements as well.
+// What a type with state needs beyond this is in Stateful, which such a module implements as well.
 type Module interface {
 	// Prepare says whether the instance could be started once what it replaces is gone. It changes nothing.
 	Prepare(ctx context.Context, in Instance) error
@@ -35,7 +34,7 @@ type Module interface {
 type Running struct {
 	ID        string // the row's
 	Attempt   int
-	PID       int
+	PID       int // 0: it is no process
 	StartedAt time.Time
 	Age       time.Duration // since then, on a clock that does not jump
 	Dropped   uint64        // lines of output that were not kept

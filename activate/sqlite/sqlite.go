@@ -1,0 +1,211 @@
+// Package sqlite is the module sqlite-database: one SQLite database in a directory of its own, which those that depend
+// on it open by its path.
+//
+// The first start loads *.sql of the package's root in the order of names. Its output is `path`. What opens it must be of
+// the owner's group: the directory is theirs too, since SQLite makes files beside the database.
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/isonomia-mesh/isonomia/activate"
+	"github.com/isonomia-mesh/isonomia/activate/ledger"
+	"github.com/isonomia-mesh/isonomia/activate/place"
+)
+
+const (
+	// Type is the module's name in models.
+	Type = "sqlite-database"
+
+	file      = "database.sqlite" // in the state's directory, and in a payload
+	maxSchema = 64 << 20          // bytes of a *.sql file
+)
+
+// Module keeps databases. A database is in in.StateDir/live while it is started.
+type Module struct{ *ledger.Ledger }
+
+var _ activate.Stateful = (*Module)(nil)
+
+// New makes the module. What it remembers is in dir.
+func New(dir string) *Module { return &Module{ledger.Open(dir)} }
+
+// Outputs are what a dependent needs: `path`, which holds on the instance's node only.
+func Outputs(in activate.Instance) map[string]string {
+	return map[string]string{"path": filepath.Join(place.Place(in.StateDir).Live(), file)}
+}
+
+// Prepare looks at the package's *.sql files.
+func (m *Module) Prepare(_ context.Context, in activate.Instance) error {
+	if _, err := place.OwnerOf(in.Spec); err != nil {
+		return err
+	}
+	_, err := scripts(in)
+	return err
+}
+
+// Create makes the database and loads the package's *.sql, each file as it is.
+func (m *Module) Create(ctx context.Context, in activate.Instance) error {
+	p := place.Place(in.StateDir)
+	if dir, _, err := p.Find(); err != nil || dir != "" {
+		return err
+	}
+	if err := m.Made(in); err != nil {
+		return err
+	}
+	return m.make(in, func(dir string) error {
+		files, err := scripts(in)
+		if err != nil {
+			return err
+		}
+		db, err := open(ctx, filepath.Join(dir, file), "rwc")
+		if err != nil {
+			return err
+		}
+		defer db.close()
+		for _, f := range files {
+			sql, err := os.ReadFile(f)
+			if err != nil {
+				return err
+			}
+			if err := db.exec(ctx, string(sql)); err != nil {
+				return fmt.Errorf("load %q: %w", f, err)
+			}
+		}
+		// A database without a table is no file yet.
+		if err := db.exec(ctx, "PRAGMA user_version"); err != nil {
+			return err
+		}
+		return db.close()
+	})
+}
+
+// make puts a database that fill makes in a directory in the place of the state.
+func (m *Module) make(in activate.Instance, fill func(dir string) error) error {
+	owner, err := place.OwnerOf(in.Spec)
+	if err != nil {
+		return err
+	}
+	return place.Place(in.StateDir).Make(func(dir string) error {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		if err := fill(dir); err != nil {
+			return err
+		}
+		return place.Give(dir, owner)
+	})
+}
+
+// scripts are the package's *.sql, by name.
+func scripts(in activate.Instance) ([]string, error) {
+	if in.Package == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(in.Package)
+	if err != nil {
+		return nil, fmt.Errorf("read package: %w", err)
+	}
+	var all []string
+	for _, e := range entries { // sorted by name
+		if !strings.HasSuffix(e.Name(), ".sql") {
+			continue
+		}
+		path := filepath.Join(in.Package, e.Name())
+		fi, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if !fi.Mode().IsRegular() || fi.Size() > maxSchema {
+			return nil, fmt.Errorf("read %q: not a file of at most %d bytes", path, maxSchema)
+		}
+		all = append(all, path)
+	}
+	return all, nil
+}
+
+// Start makes the database reachable.
+func (m *Module) Start(ctx context.Context, in activate.Instance) error {
+	if err := m.Create(ctx, in); err != nil {
+		return err
+	}
+	// Before the rename: what is reachable and not marked would be nobody's.
+	if err := m.Activate(in); err != nil {
+		return err
+	}
+	return place.Place(in.StateDir).Open()
+}
+
+// Stop takes the database out of reach and waits until no process has it open: whoever had would write to it still.
+// How long is the spec's grace.
+func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
+	if own, err := m.Owns(in); err != nil || !own {
+		return err
+	}
+	if err := place.Place(in.StateDir).Close(ctx, in.Spec.StopGrace()); err != nil {
+		return fmt.Errorf("stop %q: %w", in.Service, err)
+	}
+	return m.Deactivate(in)
+}
+
+// Dump copies the database page by page, as one transaction sees it, so that equal pages give equal chunks.
+func (m *Module) Dump(ctx context.Context, in activate.Instance, dir string, final bool) (activate.Payload, error) {
+	from, live, err := place.Place(in.StateDir).Find()
+	if err != nil {
+		return activate.Payload{}, err
+	}
+	if from == "" || final && live {
+		return activate.Payload{}, fmt.Errorf("dump %q: the database is absent, or not stopped", in.Service)
+	}
+	facts, err := backup(ctx, filepath.Join(from, file), filepath.Join(dir, file))
+	if err != nil {
+		return activate.Payload{}, fmt.Errorf("dump %q: %w", in.Service, err)
+	}
+	return activate.Payload{Dir: dir, Facts: facts}, nil
+}
+
+// Load puts the payload's database in the place of the state.
+func (m *Module) Load(_ context.Context, in activate.Instance, p activate.Payload) error {
+	if err := m.Made(in); err != nil {
+		return err
+	}
+	return m.make(in, func(dir string) error {
+		return place.Take(filepath.Join(p.Dir, file), filepath.Join(dir, file))
+	})
+}
+
+// Verify checks the database's integrity and counts its rows again.
+func (m *Module) Verify(ctx context.Context, in activate.Instance, p activate.Payload) error {
+	dir, live, err := place.Place(in.StateDir).Find()
+	if err != nil {
+		return err
+	}
+	mode := "ro&immutable=1" // nothing is made beside it
+	if live {
+		mode = "ro"
+	}
+	got, err := examine(ctx, filepath.Join(dir, file), mode)
+	if err != nil {
+		return fmt.Errorf("verify %q: %w", in.Service, err)
+	}
+	return activate.CompareFacts(p.Facts, got)
+}
+
+// Delete removes the database, if it is garbage.
+func (m *Module) Delete(_ context.Context, in activate.Instance) error {
+	p := place.Place(in.StateDir)
+	if dir, _, err := p.Find(); err != nil {
+		return err
+	} else if dir != "" {
+		if err := m.Deletable(in); err != nil {
+			return err
+		}
+	}
+	if err := p.Delete(); err != nil {
+		return err
+	}
+	return m.Deleted(in)
+}
