@@ -29,6 +29,7 @@ var allowed = map[string]struct{ ours, others []string }{
 	"activate/place":     {[]string{"activate"}, []string{"golang.org/x/sys"}},
 	"activate/ledger":    {[]string{"activate", "activate/place"}, []string{"golang.org/x/sys"}},
 	"activate/statetest": {[]string{"activate"}, nil},
+	"activate/fileset":   {[]string{"activate", "activate/ledger", "activate/place"}, nil},
 	"activate/sqlite":    {[]string{"activate", "activate/ledger", "activate/place"}, []string{"modernc.org/sqlite"}},
 	"snapshotstore":      {nil, []string{"github.com/klauspost/compress", "github.com/zeebo/blake3", "filippo.io/age", "golang.org/x/crypto", "golang.org/x/sys"}},
 	"node/api":           {nil, nil},

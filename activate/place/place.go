@@ -72,16 +72,22 @@ func (p Place) Make(fill func(dir string) error) error {
 	if err := fill(p.fresh()); err != nil {
 		return errors.Join(err, os.RemoveAll(p.fresh()))
 	}
-	if err := SyncTree(p.fresh()); err != nil {
+	return Replace(p.fresh(), p.kept())
+}
+
+// Replace puts from, a directory, in the place of to, durably, and removes what was there. Both have one parent. Users
+// of to see the old one or the new one.
+func Replace(from, to string) error {
+	if err := SyncTree(from); err != nil {
 		return err
 	}
-	if err := swap(p.fresh(), p.kept()); err != nil {
+	if err := swap(from, to); err != nil {
 		return err
 	}
-	if err := SyncDir(p.keep()); err != nil {
+	if err := SyncDir(filepath.Dir(to)); err != nil {
 		return err
 	}
-	return os.RemoveAll(p.fresh())
+	return os.RemoveAll(from)
 }
 
 // swap puts from in the place of to. What was there is in the place of from then.

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/activate/ledger"
@@ -26,12 +25,12 @@ const (
 )
 
 // Module keeps databases. A database is in in.StateDir/live while it is started.
-type Module struct{ *ledger.Ledger }
+type Module struct{ ledger.Directory }
 
 var _ activate.Stateful = (*Module)(nil)
 
 // New makes the module. What it remembers is in dir.
-func New(dir string) *Module { return &Module{ledger.Open(dir)} }
+func New(dir string) *Module { return &Module{ledger.Directory{Ledger: ledger.Open(dir)}} }
 
 // Outputs are what a dependent needs: `path`, which holds on the instance's node only.
 func Outputs(in activate.Instance) map[string]string {
@@ -43,21 +42,20 @@ func (m *Module) Prepare(_ context.Context, in activate.Instance) error {
 	if _, err := place.OwnerOf(in.Spec); err != nil {
 		return err
 	}
-	_, err := scripts(in)
+	_, err := ledger.PackageFiles(in, ".sql", maxSchema)
 	return err
 }
 
 // Create makes the database and loads the package's *.sql, each file as it is.
 func (m *Module) Create(ctx context.Context, in activate.Instance) error {
-	p := place.Place(in.StateDir)
-	if dir, _, err := p.Find(); err != nil || dir != "" {
+	if there, err := m.Present(in); err != nil || there {
 		return err
 	}
-	if err := m.Made(in); err != nil {
-		return err
-	}
-	return m.make(in, func(dir string) error {
-		files, err := scripts(in)
+	return m.Make(in, true, func(dir string) error {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		files, err := ledger.PackageFiles(in, ".sql", maxSchema)
 		if err != nil {
 			return err
 		}
@@ -83,82 +81,19 @@ func (m *Module) Create(ctx context.Context, in activate.Instance) error {
 	})
 }
 
-// make puts a database that fill makes in a directory in the place of the state.
-func (m *Module) make(in activate.Instance, fill func(dir string) error) error {
-	owner, err := place.OwnerOf(in.Spec)
-	if err != nil {
-		return err
-	}
-	return place.Place(in.StateDir).Make(func(dir string) error {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return err
-		}
-		if err := fill(dir); err != nil {
-			return err
-		}
-		return place.Give(dir, owner)
-	})
-}
-
-// scripts are the package's *.sql, by name.
-func scripts(in activate.Instance) ([]string, error) {
-	if in.Package == "" {
-		return nil, nil
-	}
-	entries, err := os.ReadDir(in.Package)
-	if err != nil {
-		return nil, fmt.Errorf("read package: %w", err)
-	}
-	var all []string
-	for _, e := range entries { // sorted by name
-		if !strings.HasSuffix(e.Name(), ".sql") {
-			continue
-		}
-		path := filepath.Join(in.Package, e.Name())
-		fi, err := os.Stat(path)
-		if err != nil {
-			return nil, err
-		}
-		if !fi.Mode().IsRegular() || fi.Size() > maxSchema {
-			return nil, fmt.Errorf("read %q: not a file of at most %d bytes", path, maxSchema)
-		}
-		all = append(all, path)
-	}
-	return all, nil
-}
-
 // Start makes the database reachable.
 func (m *Module) Start(ctx context.Context, in activate.Instance) error {
 	if err := m.Create(ctx, in); err != nil {
 		return err
 	}
-	// Before the rename: what is reachable and not marked would be nobody's.
-	if err := m.Activate(in); err != nil {
-		return err
-	}
-	return place.Place(in.StateDir).Open()
-}
-
-// Stop takes the database out of reach and waits until no process has it open: whoever had would write to it still.
-// How long is the spec's grace.
-func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
-	if own, err := m.Owns(in); err != nil || !own {
-		return err
-	}
-	if err := place.Place(in.StateDir).Close(ctx, in.Spec.StopGrace()); err != nil {
-		return fmt.Errorf("stop %q: %w", in.Service, err)
-	}
-	return m.Deactivate(in)
+	return m.Open(in)
 }
 
 // Dump copies the database page by page, as one transaction sees it, so that equal pages give equal chunks.
 func (m *Module) Dump(ctx context.Context, in activate.Instance, dir string, final bool) (activate.Payload, error) {
-	from, live, err := place.Place(in.StateDir).Find()
+	from, err := m.Source(in, final)
 	if err != nil {
 		return activate.Payload{}, err
-	}
-	if from == "" || final && live {
-		return activate.Payload{}, fmt.Errorf("dump %q: the database is absent, or not stopped", in.Service)
 	}
 	facts, err := backup(ctx, filepath.Join(from, file), filepath.Join(dir, file))
 	if err != nil {
@@ -169,10 +104,10 @@ func (m *Module) Dump(ctx context.Context, in activate.Instance, dir string, fin
 
 // Load puts the payload's database in the place of the state.
 func (m *Module) Load(_ context.Context, in activate.Instance, p activate.Payload) error {
-	if err := m.Made(in); err != nil {
-		return err
-	}
-	return m.make(in, func(dir string) error {
+	return m.Make(in, true, func(dir string) error {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
 		return place.Take(filepath.Join(p.Dir, file), filepath.Join(dir, file))
 	})
 }
@@ -192,20 +127,4 @@ func (m *Module) Verify(ctx context.Context, in activate.Instance, p activate.Pa
 		return fmt.Errorf("verify %q: %w", in.Service, err)
 	}
 	return activate.CompareFacts(p.Facts, got)
-}
-
-// Delete removes the database, if it is garbage.
-func (m *Module) Delete(_ context.Context, in activate.Instance) error {
-	p := place.Place(in.StateDir)
-	if dir, _, err := p.Find(); err != nil {
-		return err
-	} else if dir != "" {
-		if err := m.Deletable(in); err != nil {
-			return err
-		}
-	}
-	if err := p.Delete(); err != nil {
-		return err
-	}
-	return m.Deleted(in)
 }
