@@ -126,7 +126,6 @@ type Begin struct {
 	System   string            `cbor:"2,keyasint"`
 	Base     uint64            `cbor:"3,keyasint"`
 	Kind     string            `cbor:"4,keyasint"`
-	Packages map[string]string `cbor:"5,keyasint"`
 	Excluded []string          `cbor:"6,keyasint"`
 	Target   uint64            `cbor:"7,keyasint"` // rollback
 	Intent   uint64            `cbor:"8,keyasint"` // adapt: the intent it belongs to; else 0 = a new one
@@ -152,6 +151,7 @@ type Part struct {
 	Release  []string          `cbor:"8,keyasint,omitempty"` // reservation keys
 	Counters map[string]int    `cbor:"9,keyasint,omitempty"`
 	Order    []Order           `cbor:"10,keyasint,omitempty"`
+	Packages map[string]string `cbor:"11,keyasint,omitempty"` // service -> tree id
 }
 
 // Order changes what a row that stays activates after: order is not in a row's hash, so it is no reason to restart.

@@ -275,13 +275,16 @@ type Draft struct {
 
 // Commands gives begin, as many parts as needed to keep each below PartBytes, and commit.
 func (p Plan) Commands(pr Draft) []Command {
-	begin := Begin{Proposal: pr.ID, System: p.System, Base: p.Base, Kind: pr.Kind, Packages: pr.Packages, Excluded: pr.Excluded,
+	begin := Begin{Proposal: pr.ID, System: p.System, Base: p.Base, Kind: pr.Kind, Excluded: pr.Excluded,
 		Target: pr.Target, Intent: pr.Intent, By: pr.By, Why: pr.Why, At: pr.At, Origin: pr.Origin, Digest: p.Digest,
 		Ending: pr.Ending, Reason: pr.Reason, Failed: pr.Failed}
 	s := splitter{id: pr.ID, cur: Part{Proposal: pr.ID}}
 	s.changes(p)
 	for _, name := range sortedKeys(pr.Source.Files) {
 		s.file(name, pr.Source.Files[name])
+	}
+	for _, name := range sortedKeys(pr.Packages) {
+		s.pack(name, pr.Packages[name])
 	}
 	for _, r := range p.Added {
 		s.room(encodedSize(r))
@@ -358,6 +361,14 @@ func (s *splitter) file(name string, content []byte) {
 		}
 		s.cur.Files[name], content = content[:n:n], content[n:]
 	}
+}
+
+func (s *splitter) pack(service, tree string) {
+	s.room(len(service) + len(tree) + 8)
+	if s.cur.Packages == nil {
+		s.cur.Packages = map[string]string{}
+	}
+	s.cur.Packages[service] = tree
 }
 
 func (s *splitter) flush() {

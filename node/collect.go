@@ -88,8 +88,8 @@ func referred(s *model.State) map[string]bool {
 		packages(in.Packages)
 	}
 	for _, p := range s.Pending.All() {
-		packages(p.Begin.Packages)
 		for _, part := range p.Parts {
+			packages(part.Packages)
 			for _, r := range part.Added {
 				trees[r.Spec.Package] = true
 			}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/node/api"
+	"github.com/isonomia-mesh/isonomia/raftfsm"
 )
 
 // undertaking is a request to change a system, read against one State: the manifest it leads to and the draft of its
@@ -284,7 +285,7 @@ func (n *Node) composeHere(ctx context.Context, req origin) (api.DeployReply, er
 	}
 	d := u.draft
 	d.ID, d.By, d.Why, d.At, d.Origin = req.Proposal, req.By, req.Why, time.Now().UTC(), cmp.Or(d.Origin, req.Origin)
-	res, err := n.proposeInChunks(ctx, u.plan.Commands(d))
+	res, err := n.proposeAll(ctx, u.plan.Commands(d))
 	if err != nil {
 		return api.DeployReply{}, err
 	}
@@ -299,15 +300,15 @@ func stale(s *model.State, system string) error {
 	return &api.Error{Code: api.CodeStale, Message: fmt.Sprintf("generation %d was made meanwhile (%s by %s)", g.Number, g.Kind, g.By), Hint: "Look at a fresh plan."}
 }
 
-// commandsPerEntry keeps an entry below raftfsm's limit, whatever parts are among the commands; a small deploy (begin,
-// part, commit) is one entry.
-const commandsPerEntry = 3
-
-// proposeInChunks writes begin, parts and commit, as few log entries as their size allows; the last result is commit's.
-func (n *Node) proposeInChunks(ctx context.Context, cmds []model.Command) (model.Result, error) {
+// proposeAll writes begin, parts and commit, in as few log entries as their size allows; the last result is commit's.
+func (n *Node) proposeAll(ctx context.Context, cmds []model.Command) (model.Result, error) {
 	var last model.Result
-	for chunk := range slices.Chunk(cmds, commandsPerEntry) {
-		res, err := n.fsm.ProposeLocal(ctx, chunk...)
+	groups, err := raftfsm.Group(cmds)
+	if err != nil {
+		return last, err
+	}
+	for _, group := range groups {
+		res, err := n.fsm.ProposeLocal(ctx, group...)
 		if err != nil {
 			return last, &api.Error{Code: api.CodeNoQuorum, Message: "the leader changed: " + err.Error()}
 		}

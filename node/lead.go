@@ -13,6 +13,7 @@ import (
 
 	"github.com/isonomia-mesh/isonomia/mesh"
 	"github.com/isonomia-mesh/isonomia/model"
+	"github.com/isonomia-mesh/isonomia/raftfsm"
 )
 
 // probeEvery is how often the leader asks each node whether it is there. A third of the time after which a silent
@@ -51,8 +52,13 @@ func (n *Node) lead(ctx context.Context, term uint64) {
 
 // proposeDecision proposes through raft on this node in this term. A refusal means that State moved: look again.
 func (n *Node) proposeDecision(ctx context.Context, cmds []model.Command) bool {
-	for chunk := range slices.Chunk(cmds, commandsPerEntry) {
-		res, err := n.fsm.ProposeLocal(ctx, chunk...)
+	groups, err := raftfsm.Group(cmds)
+	if err != nil {
+		n.log.Error("a decision cannot be written", "err", err)
+		return false
+	}
+	for _, group := range groups {
+		res, err := n.fsm.ProposeLocal(ctx, group...)
 		if err != nil {
 			if ctx.Err() == nil {
 				n.log.Warn("proposing a decision", "err", err)
@@ -61,7 +67,7 @@ func (n *Node) proposeDecision(ctx context.Context, cmds []model.Command) bool {
 		}
 		for i, r := range res {
 			if r.Code != model.OK {
-				n.log.Info("decision refused", "command", fmt.Sprintf("%T", chunk[i]), "reason", r.Message)
+				n.log.Info("decision refused", "command", fmt.Sprintf("%T", group[i]), "reason", r.Message)
 				return false
 			}
 		}

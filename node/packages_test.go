@@ -31,8 +31,7 @@ func TestWhatIsReferredTo(t *testing.T) {
 	s.Specs = s.Specs.Set("a/old", spec("a", "old")).Set("b/other", spec("b", "other")).Set("b/none", spec("b", ""))
 	s.Intents = s.Intents.Set("i", model.Intent{Packages: map[string]string{"web": "intent"}})
 	s.Builds = s.Builds.Set("in", model.BuildRecord{Output: "built"})
-	s.Pending = s.Pending.Set("p", model.Pending{Begin: model.Begin{Packages: map[string]string{"web": "begun"}},
-		Parts: []model.Part{{Added: []model.RowSpec{spec("a", "part")}}}})
+	s.Pending = s.Pending.Set("p", model.Pending{Parts: []model.Part{{Packages: map[string]string{"web": "begun"}}, {Added: []model.RowSpec{spec("a", "part")}}}})
 	want := []string{"begun", "built", "intent", "old", "other", "part", "row"}
 	if got := slices.Sorted(maps.Keys(referred(s))); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)

@@ -3,6 +3,7 @@ package raftfsm
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/isonomia-mesh/isonomia/model"
@@ -169,10 +170,11 @@ func (t *tx) intentOf(p model.Pending, sys *model.System) model.Intent {
 		t.s.Intents = t.s.Intents.Set(model.SystemKey(old.System, old.Number), old)
 	}
 	sys.Intent++
-	in := model.Intent{System: b.System, Number: sys.Intent, Kind: b.Kind, Packages: b.Packages, Excluded: b.Excluded,
+	in := model.Intent{System: b.System, Number: sys.Intent, Kind: b.Kind, Excluded: b.Excluded,
 		Target: b.Target, By: b.By, Why: b.Why, At: b.At, Outcome: model.Running, Origin: b.Origin}
-	in.Source.Files = map[string][]byte{}
+	in.Source.Files, in.Packages = map[string][]byte{}, map[string]string{}
 	for _, part := range p.Parts {
+		maps.Copy(in.Packages, part.Packages)
 		for name, bytes := range part.Files { // a long file comes in pieces
 			in.Source.Files[name] = append(slices.Clip(in.Source.Files[name]), bytes...)
 		}
@@ -288,6 +290,9 @@ func (t *tx) abort(c model.Abort) model.Result {
 	}
 	if in.Kind == model.KindAuto {
 		return refuse(model.ErrPhase, "a rollback is under way already; deploy something to replace it")
+	}
+	if sys.Settled == in.Number {
+		return refuse(model.ErrPhase, "nothing is being deployed: what is deployed adapts to a change of nodes")
 	}
 	in.Abort = c.By
 	t.s.Intents = t.s.Intents.Set(model.SystemKey(in.System, in.Number), in)

@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"strings"
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
@@ -186,7 +187,7 @@ func cut(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}
-	return s[len(s)-n:]
+	return strings.ToValidUTF8(s[len(s)-n:], "")
 }
 
 func (t *tx) indexRow(r model.RowSpec) {

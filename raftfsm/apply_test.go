@@ -292,3 +292,21 @@ func TestOutputIsCut(t *testing.T) {
 		t.Errorf("%d bytes", len(out))
 	}
 }
+
+// An adaptation belongs to an intent that has settled: aborting it would take back what was deployed long ago.
+func TestAnAdaptationIsNotAborted(t *testing.T) {
+	t.Parallel()
+	s := applyState(t)
+	s = applyAll(t, s, 12, claimOf(2, 2, "id-n2/web", model.Starting, 1))
+	s = applyAll(t, s, 13, reportOf(2, 2, "id-n2/web", model.Active, 12))
+	s = applyAll(t, s, 14, model.Finish{System: "default", Generation: 1, Intent: 1, Outcome: model.Settled})
+	s = applyAll(t, s, 15, model.Begin{Proposal: "adapt", System: "default", Base: 1, Kind: model.KindAdapt, Intent: 1},
+		model.Part{Proposal: "adapt", Gone: []string{"id-n2/web"}}, model.Commit{Proposal: "adapt", Parts: 1})
+	if in, _ := s.Intent("default", 1); in.Outcome != model.Running {
+		t.Fatalf("the adaptation is not under way: %+v", in)
+	}
+	_, res := Apply(s, 16, []model.Command{model.Abort{Proposal: "stop", System: "default", By: "ann"}})
+	if codeOf(res[0]) != model.ErrPhase {
+		t.Errorf("%+v", res[0])
+	}
+}

@@ -15,6 +15,8 @@ const (
 	MaxEntryBytes = 1 << 20 // encoded, version byte included
 	MaxCommands   = 1024    // in one entry
 
+	groupBytes = MaxEntryBytes / 2 // what Group puts into an entry of several commands; one alone may be larger
+
 	maxNesting  = 16      // deepest command is 6
 	maxElements = 1 << 17 // of one array or map in an entry
 )
@@ -116,6 +118,26 @@ func EncodeCommands(cmds []model.Command) ([]byte, error) {
 	}
 	_, err = DecodeCommands(entry)
 	return entry, err
+}
+
+// Group cuts commands into entries of half the limit at most, in order; a larger command is alone in its entry.
+func Group(cmds []model.Command) ([][]model.Command, error) {
+	var groups [][]model.Command
+	first, size := 0, 0
+	for i, c := range cmds {
+		body, err := entryModes.enc.Marshal(c)
+		if err != nil {
+			return nil, fmt.Errorf("encode command %T: %w", c, err)
+		}
+		if i > first && (size+len(body) > groupBytes || i-first == MaxCommands) {
+			groups, first, size = append(groups, cmds[first:i]), i, 0
+		}
+		size += len(body)
+	}
+	if first < len(cmds) {
+		groups = append(groups, cmds[first:])
+	}
+	return groups, nil
 }
 
 // DecodeCommands reads a log entry. It answers with a *MustUpgradeError for a newer version, an unknown kind or an

@@ -3,6 +3,7 @@ package raftfsm
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -283,4 +284,33 @@ func mustMarshal(t *testing.T, v any) []byte {
 func entryOf(t *testing.T, items ...item) []byte {
 	t.Helper()
 	return append([]byte{EntryVersion}, mustMarshal(t, items)...)
+}
+
+func TestGroup(t *testing.T) {
+	t.Parallel()
+	of := func(kb ...int) (cmds []model.Command) {
+		for _, n := range kb {
+			cmds = append(cmds, model.Reports{Node: strings.Repeat("x", n<<10)})
+		}
+		return cmds
+	}
+	many := make([]int, MaxCommands+1)
+	for _, c := range []struct {
+		kb   []int
+		want string
+	}{
+		{nil, "[]"}, {[]int{1}, "[1]"}, {[]int{1, 250, 1}, "[3]"}, {[]int{1, 250, 250, 250, 1}, "[3 2]"}, {[]int{900, 1, 900}, "[1 1 1]"}, {many, "[1024 1]"},
+	} {
+		groups, err := Group(of(c.kb...))
+		var sizes []int
+		for _, g := range groups {
+			if _, err := EncodeCommands(g); err != nil {
+				t.Errorf("%v: %v", c.kb, err)
+			}
+			sizes = append(sizes, len(g))
+		}
+		if got := fmt.Sprint(sizes); err != nil || got != c.want {
+			t.Errorf("%.10v: %s, %v, want %s", c.kb, got, err, c.want)
+		}
+	}
 }
