@@ -122,21 +122,21 @@ type SealCA struct {
 
 // Begin opens a generation. Nothing of it counts before Commit.
 type Begin struct {
-	Proposal string            `cbor:"1,keyasint"`
-	System   string            `cbor:"2,keyasint"`
-	Base     uint64            `cbor:"3,keyasint"`
-	Kind     string            `cbor:"4,keyasint"`
-	Excluded []string          `cbor:"6,keyasint"`
-	Target   uint64            `cbor:"7,keyasint"` // rollback
-	Intent   uint64            `cbor:"8,keyasint"` // adapt: the intent it belongs to; else 0 = a new one
-	By       string            `cbor:"9,keyasint"`
-	Why      string            `cbor:"10,keyasint"`
-	At       time.Time         `cbor:"11,keyasint"`
-	Origin   string            `cbor:"12,keyasint"`
-	Digest   string            `cbor:"13,keyasint"`
-	Ending   Outcome           `cbor:"14,keyasint"` // outcome given to the running intent it replaces: superseded, rolled_back, aborted
-	Reason   string            `cbor:"15,keyasint"` // of that outcome
-	Failed   Fault             `cbor:"16,keyasint"` // what failed, when it is rolled back for that
+	Proposal string    `cbor:"1,keyasint"`
+	System   string    `cbor:"2,keyasint"`
+	Base     uint64    `cbor:"3,keyasint"`
+	Kind     string    `cbor:"4,keyasint"`
+	Excluded []string  `cbor:"6,keyasint"`
+	Target   uint64    `cbor:"7,keyasint"` // rollback
+	Intent   uint64    `cbor:"8,keyasint"` // adapt: the intent it belongs to; else 0 = a new one
+	By       string    `cbor:"9,keyasint"`
+	Why      string    `cbor:"10,keyasint"`
+	At       time.Time `cbor:"11,keyasint"`
+	Origin   string    `cbor:"12,keyasint"`
+	Digest   string    `cbor:"13,keyasint"`
+	Ending   Outcome   `cbor:"14,keyasint"` // outcome given to the running intent it replaces: superseded, rolled_back, aborted
+	Reason   string    `cbor:"15,keyasint"` // of that outcome
+	Failed   Fault     `cbor:"16,keyasint"` // what failed, when it is rolled back for that
 }
 
 // Part carries the rows that change, reservations and source files of a begun generation, at most PartBytes.
