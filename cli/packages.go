@@ -75,10 +75,13 @@ func (s *shipment) send(ctx context.Context, svc *model.Service, path string) (s
 // packageError tells what the node said from what is wrong with the directory.
 func packageError(ctx context.Context, svc *model.Service, err error) error {
 	var said *api.Error
+	var here *snapshotstore.EntryError
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if errors.As(err, &said) {
+	if errors.As(err, &here) && !errors.Is(here, context.Canceled) { // a file that fails here breaks the connection too
+		err = here
+	} else if errors.As(err, &said) {
 		return said
 	}
 	return invalidModel(position(svc), "package of service %q: %v", svc.Name, err)

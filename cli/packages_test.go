@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -227,5 +228,28 @@ func TestSlowWorkIsSaid(t *testing.T) {
 	d.meter("quick").end()
 	if strings.Contains(said.String(), "quick") {
 		t.Error("said what was over at once")
+	}
+}
+
+// What goes wrong with a file here must not be told as a broken connection.
+func TestFileThatGoesWhileItIsSent(t *testing.T) {
+	t.Parallel()
+	n := newFakeNode(t)
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"web/a": "a", "web/sub/b": "b"})
+	n.mux.HandleFunc("POST /v1/objects/missing", func(w http.ResponseWriter, r *http.Request) {
+		var req api.MissingRequest
+		json.NewDecoder(r.Body).Decode(&req)
+		if err := os.Symlink("/etc/passwd", filepath.Join(dir, "web", "sub", "c")); err != nil && !os.IsExist(err) {
+			t.Error(err)
+		}
+		json.NewEncoder(w).Encode(api.MissingReply{IDs: req.IDs})
+	})
+	n.mux.HandleFunc("PUT /v1/objects", func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	op, _ := newOperation(n)
+	_, err := op.packages(t.Context(), dir, &model.Model{Services: []*model.Service{{Name: "web", Package: "web"}}})
+	e := explain(err)
+	if err == nil || e.Code != api.CodeInvalidModel || !strings.Contains(e.Message, `"sub/c"`) {
+		t.Errorf("got %+v", e)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -44,9 +45,17 @@ func renderPorts(ports []api.Reservation, p painter, width int) string {
 		return cmp.Or(cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Number, b.Number), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Service, b.Service))
 	})
 	var t table
-	t.head(p, "RESOURCE", "NUMBER", "SERVICE", "NAME", "SCOPE", "NODE")
+	t.head(p, "RESOURCE", "NUMBER", "SERVICE", "NAME", "SCOPE", "NODE", "NOTE")
 	for _, r := range sorted {
-		t.row(plain(r.Resource), plain(strconv.Itoa(r.Number)), plain(r.Service), plain(r.Name), plain(r.Scope), plain(r.Node))
+		t.row(plain(r.Resource), plain(strconv.Itoa(r.Number)), plain(r.Service), plain(r.Name), plain(r.Scope), plain(r.Node), cell{portNote(r), p.yellow})
 	}
 	return t.render(width)
+}
+
+// portNote says where a shared port is not answered.
+func portNote(r api.Reservation) string {
+	if len(r.NotAnswering) == 0 {
+		return ""
+	}
+	return "not answered on " + oneLine(strings.Join(r.NotAnswering, ", "))
 }

@@ -38,7 +38,8 @@ func samplePlan() api.Plan {
 func sampleStatus() api.Status {
 	return api.Status{
 		Cluster: "c0ffee", Leader: "n1", System: "default", Generation: 7, Outcome: "running", Index: 120,
-		Warning: "fewer than three nodes: no failover",
+		Warning:      "fewer than three nodes: no failover",
+		NotAnswering: []string{"n3 does not answer shared port 3001 (homework.web): in use by pid 12 (nginx)"},
 		Instances: []api.Instance{
 			{Service: "web", Node: "n3", Phase: "starting", Generation: 7, Reason: "waits for port http to accept", Since: before(3 * time.Second), Attempts: 2, Ports: map[string]int{"http": 8002}},
 			{Service: "web", Node: "n2", Phase: "stopping", Generation: 6, Obsolete: true, Since: before(time.Second), Ports: map[string]int{"http": 8000}},
@@ -66,7 +67,7 @@ func TestGoldenText(t *testing.T) {
 		{Generation: 11, Base: 10, Intent: 8, Kind: "rollback", At: before(49 * time.Hour), By: "n1", Outcome: "settled", Why: "intent 8 failed"},
 		{Generation: 10, Base: 9, Intent: 8, Kind: "deploy", At: before(49 * time.Hour), By: "bob@laptop", Outcome: "rolled_back", Why: "web on n2: health check answered 500 for 30 s"},
 	}
-	ports := append(samplePlan().Ports, api.Reservation{Service: "staff", Name: "self", Resource: "uids", Number: 70000, Scope: "shared"})
+	ports := append(samplePlan().Ports, api.Reservation{Service: "proxy", Name: "http", Resource: "ports", Number: 3002, Scope: "shared", NotAnswering: []string{"n2", "n3"}}, api.Reservation{Service: "staff", Name: "self", Resource: "uids", Number: 70000, Scope: "shared"})
 	tokens := []api.Token{
 		{ID: "7Q2K", Role: "node", UsesLeft: 2, Expires: epoch.Add(59 * time.Minute), Created: before(time.Minute), By: "alice@desk"},
 		{ID: "9XZA", Role: "node", UsesLeft: 0, Expires: before(time.Minute), Created: before(2 * time.Hour), By: "bob@laptop"},

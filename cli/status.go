@@ -80,6 +80,9 @@ func renderStatus(s api.Status, now time.Time, p painter, width int) string {
 			plain(instanceNote(in, s.Generation)))
 	}
 	b.WriteString("\n" + t.render(width))
+	for _, line := range s.NotAnswering {
+		b.WriteString("\n" + p.yellow(strings.Join(fold(oneLine(line), width), "\n")) + "\n")
+	}
 	for _, in := range s.Instances {
 		if in.Output != "" {
 			fmt.Fprintf(&b, "\nLast output of %s on %s:\n%s", oneLine(in.Service), oneLine(in.Node), indent(cleanText(in.Output), "  | "))

@@ -183,7 +183,7 @@ func (t *table) renderRow(row []cell, widths []int, width int) string {
 	}
 	last := row[len(row)-1]
 	if last.text == "" || widths[len(widths)-1] == 0 {
-		return line + "\n"
+		return strings.TrimRight(line, " ") + "\n"
 	}
 	room := 0
 	if width > 0 {
