@@ -16,7 +16,8 @@ type emit func(plain []byte) (ID, error)
 // level, whatever the number of refs.
 type builder struct {
 	kind   byte
-	base   int // level of an object that holds refs added by the user
+	form   byte // version of the objects
+	base   int  // level of an object that holds refs added by the user
 	emit   emit
 	levels [][]ref // levels[i]: refs waiting to be put into an object of level base+i
 }
@@ -28,7 +29,7 @@ func (b *builder) addAt(i int, r ref) error {
 		b.levels = append(b.levels, nil)
 	}
 	b.levels[i] = append(b.levels[i], r)
-	if int(r.ID[0])&splitMask == 0 || len(b.levels[i]) == maxRefs {
+	if int(r.ID[0])&splitMask == 0 && !r.ID.IsZero() || len(b.levels[i]) == maxRefs {
 		return b.close(i)
 	}
 	return nil
@@ -45,7 +46,7 @@ func (b *builder) close(i int) error {
 
 // write stores the refs waiting at i as one object.
 func (b *builder) write(i int) (ref, error) {
-	plain := appendNodeHeader(nil, b.kind, b.base+i)
+	plain := appendNodeHeader(nil, b.kind, b.form, b.base+i)
 	var up ref
 	for _, r := range b.levels[i] {
 		plain = appendRef(plain, b.kind, r)
@@ -81,16 +82,16 @@ type dirBuilder struct {
 	all    Totals
 }
 
-func newDirBuilder(e emit) *dirBuilder {
-	return &dirBuilder{up: builder{kind: kindDir, base: 1, emit: e}}
+func newDirBuilder(version byte, e emit) *dirBuilder {
+	return &dirBuilder{up: builder{kind: kindDir, form: version, base: 1, emit: e}}
 }
 
 // add appends an entry; names must come in ascending order.
 func (d *dirBuilder) add(e *entry) error {
 	if d.part == nil {
-		d.part = appendNodeHeader(nil, kindDir, 0)
+		d.part = appendNodeHeader(nil, kindDir, d.up.form, 0)
 	}
-	d.part = appendEntry(d.part, e)
+	d.part = appendEntry(d.part, d.up.form, e)
 	d.totals, _ = d.totals.add(e.totals())
 	d.all, _ = d.all.add(e.totals())
 	if nameHash(e.Name)&splitMask == 0 || len(d.part) >= maxPart {
@@ -112,7 +113,7 @@ func (d *dirBuilder) close() error {
 // finish returns the ref of the whole directory.
 func (d *dirBuilder) finish() (ref, error) {
 	if d.part == nil && len(d.up.levels) == 0 {
-		d.part = appendNodeHeader(nil, kindDir, 0) // an empty directory
+		d.part = appendNodeHeader(nil, kindDir, d.up.form, 0) // an empty directory
 	}
 	if d.part != nil {
 		if err := d.close(); err != nil {

@@ -73,6 +73,9 @@ func (m *marker) mark(root want) error {
 		}
 		x := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
+		if x.kind == kindHole {
+			continue
+		}
 		m.live[x.ID] = struct{}{}
 		if _, again := m.seen[x]; again || x.kind == kindChunk {
 			continue

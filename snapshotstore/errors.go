@@ -11,6 +11,7 @@ var (
 	ErrInUse    = errors.New("store is in use by another process")
 	ErrReadOnly = errors.New("store is open for reading only")
 	ErrClosed   = errors.New("store is closed")
+	ErrNoKey    = errors.New("no key for the naming of the object")
 	ErrFormat   = errors.New("unknown store format")
 	ErrExists   = errors.New("destination exists and is not this tree")
 
@@ -23,6 +24,7 @@ var (
 	ErrPathTooLong     = errors.New("path too long")
 	ErrTooManyEntries  = errors.New("too many entries")
 	ErrTooManyBytes    = errors.New("too many bytes")
+	ErrXattrs          = errors.New("extended attributes of more than 64 KiB")
 )
 
 // EntryError says which path of a tree was refused and why; Err is or wraps

@@ -231,7 +231,7 @@ func (d *faultDisk) cutPower(t *testing.T, dir, fresh string, rnd *rand.Rand) {
 			c.apply(names)
 		}
 	}
-	for _, sub := range []string{"packs", "aside"} {
+	for _, sub := range []string{"packs", "aside", "scans"} {
 		check(t, os.MkdirAll(filepath.Join(fresh, sub), 0o700))
 	}
 	for name, ino := range names {

@@ -249,7 +249,7 @@ func (f *fetch) judge(r fetchResult) {
 		return
 	}
 	r.peer.failures++
-	if errors.Is(r.err, errLying) || errors.Is(r.err, ErrStalled) || r.peer.failures >= fetchFailures {
+	if errors.Is(r.err, errLying) || errors.Is(r.err, ErrStalled) || errors.Is(r.err, ErrNoKey) || r.peer.failures >= fetchFailures {
 		r.peer.gone = true
 		f.dropped = append(f.dropped, &SourceError{r.peer.src.String(), r.err})
 		f.s.log.Warn("source dropped", "source", r.peer.src.String(), "error", r.err)
@@ -326,6 +326,9 @@ func (s *Store) requestFrames(ctx context.Context, p *peer, ids []ID, open map[I
 			var corrupt *CorruptError
 			if errors.As(err, &corrupt) {
 				return fmt.Errorf("%w: %w", errLying, err)
+			}
+			if errors.Is(err, ErrNoKey) { // of the source: it must not end the Fetch of a package
+				return err
 			}
 			res.local = err
 			return err

@@ -22,7 +22,7 @@ func (s *Store) fillTree(ctx context.Context, root ID, top *os.Root) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	f := &filler{s, ctx, cancel, make(chan struct{}, s.opts.workers)}
-	if err := f.dir(top, rootWant(root), ".", 0); err != nil {
+	if err := f.dir(top, packageWant(root), ".", 0); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return cause // the first error; err may be but its consequence
 		}
@@ -73,7 +73,7 @@ func (f *filler) parts(w want, each func(*entry) error) error {
 		}
 	}
 	for _, r := range n.refs {
-		if err := f.parts(childWant(kindDir, n.level, r), each); err != nil {
+		if err := f.parts(n.child(r), each); err != nil {
 			return err
 		}
 	}
@@ -120,7 +120,7 @@ func (f *filler) child(root *os.Root, e *entry, rel string, depth int) error {
 		return &EntryError{rel, err}
 	}
 	defer sub.Close()
-	return f.dir(sub, want{ref: e.Dir, kind: kindDir, level: anyLevel}, rel, depth+1)
+	return f.dir(sub, dirWant(packageVersion, e.Dir), rel, depth+1)
 }
 
 // file writes one file.
@@ -129,7 +129,7 @@ func (f *filler) file(root *os.Root, e *entry) error {
 	if err != nil {
 		return err
 	}
-	for _, w := range e.wants() {
+	for _, w := range e.wants(packageVersion) {
 		if err = f.content(out, w); err != nil {
 			break
 		}
@@ -163,7 +163,7 @@ func (f *filler) content(out *os.File, w want) error {
 		return err
 	}
 	for _, r := range n.refs {
-		if err := f.content(out, childWant(kindList, n.level, r)); err != nil {
+		if err := f.content(out, n.child(r)); err != nil {
 			return err
 		}
 	}

@@ -156,7 +156,8 @@ func (fr *frameReader) object() ([]byte, error) {
 }
 
 // SendObjects writes a stream with the objects asked for, in that order. What
-// is missing or damaged here is said to be missing.
+// is missing or damaged here, or of a key that is not here, is said to be
+// missing.
 func (s *Store) SendObjects(ctx context.Context, w io.Writer, ids []ID) error {
 	return WriteFrames(w, func(yield func(Frame, error) bool) {
 		for _, id := range ids {
@@ -166,7 +167,7 @@ func (s *Store) SendObjects(ctx context.Context, w io.Writer, ids []ID) error {
 			}
 			stored, err := s.GetRaw(id)
 			var corrupt *CorruptError
-			if errors.Is(err, ErrMissing) || errors.As(err, &corrupt) {
+			if errors.Is(err, ErrMissing) || errors.Is(err, ErrNoKey) || errors.As(err, &corrupt) {
 				stored, err = nil, nil
 			}
 			if !yield(Frame{id, stored}, err) || err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"sync"
 
 	"github.com/zeebo/blake3"
 )
@@ -69,14 +70,22 @@ func PlainNamer(plain []byte) ID { return blake3.Sum256(plain) }
 
 // KeyedNamer returns the Namer of KeyedNaming for a 32-byte key.
 func KeyedNamer(key [32]byte) Namer {
+	pool := &sync.Pool{New: func() any { return newKeyedHasher(key) }} // a hasher is 10 KiB
 	return func(plain []byte) ID {
-		h, err := blake3.NewKeyed(key[:])
-		if err != nil { // only a wrong key length, which the type excludes
-			panic(err)
-		}
+		h := pool.Get().(*blake3.Hasher)
+		defer pool.Put(h)
+		h.Reset()
 		h.Write(plain)
 		var id ID
 		h.Sum(id[:0])
 		return id
 	}
+}
+
+func newKeyedHasher(key [32]byte) *blake3.Hasher {
+	h, err := blake3.NewKeyed(key[:])
+	if err != nil { // only a wrong key length, which the type excludes
+		panic(err)
+	}
+	return h
 }

@@ -44,6 +44,26 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// stateDefaults are those of snapshots: what a service has written must fit.
+func (l Limits) stateDefaults() Limits {
+	if l.Entries == 0 {
+		l.Entries = 100_000_000
+	}
+	if l.Files == 0 {
+		l.Files = l.Entries
+	}
+	if l.Bytes == 0 {
+		l.Bytes = 1 << 50
+	}
+	if l.Depth == 0 {
+		l.Depth = 256
+	}
+	if l.Path == 0 {
+		l.Path = 16 << 10
+	}
+	return l
+}
+
 // check refuses totals beyond the limits; path is named in the error.
 func (l Limits) check(t Totals, path string) error {
 	switch {

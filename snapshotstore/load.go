@@ -42,7 +42,10 @@ func (s *Store) load() error {
 			return err
 		}
 	}
-	return s.loadAside()
+	if err := s.loadAside(); err != nil || s.opts.ReadOnly {
+		return err
+	}
+	return s.trimCaches()
 }
 
 func parsePackName(name string) (num uint32, state string, ok bool) {
@@ -147,6 +150,9 @@ func openSized(path string) (*os.File, int64, error) {
 
 func (s *Store) goodRecord(id ID, stored []byte) bool {
 	_, err := s.verify(id, stored)
+	if errors.Is(err, ErrNoKey) { // its checksum was right: the key may come later
+		return true
+	}
 	if err != nil {
 		s.log.Warn("damaged record skipped", "object", id.String(), "error", err)
 	}

@@ -101,14 +101,10 @@ func (s *Store) verify(id ID, stored []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	name := s.namer(info.naming)
-	if name == nil && PlainNamer(plain) == id {
-		return nil, fmt.Errorf("%w: wrong naming", errDamaged)
+	if info.naming == KeyedNaming {
+		return plain, s.verifyKeyed(id, plain)
 	}
-	if name == nil { // a store opened without its key is not a damaged one
-		return nil, fmt.Errorf("no key for naming %d", info.naming)
-	}
-	if got := name(plain); got != id {
+	if got := PlainNamer(plain); got != id {
 		return nil, fmt.Errorf("%w: content is that of %s", errDamaged, got)
 	}
 	return plain, nil

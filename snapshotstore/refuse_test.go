@@ -138,9 +138,9 @@ func TestCancelledScan(t *testing.T) {
 // hostile stores a hand-made tree and returns its root.
 func hostile(t *testing.T, s *Store, entries ...entry) ID {
 	t.Helper()
-	plain := appendNodeHeader(nil, kindDir, 0)
+	plain := appendNodeHeader(nil, kindDir, packageVersion, 0)
 	for i := range entries {
-		plain = appendEntry(plain, &entries[i])
+		plain = appendEntry(plain, packageVersion, &entries[i])
 	}
 	id, err := s.Put(PlainNaming, plain)
 	check(t, err)
@@ -167,7 +167,7 @@ func TestHostileTrees(t *testing.T) {
 	x, y := hostile(t, s, file("x", 5, chunk)), hostile(t, s, file("y", 5, chunk))
 	one := Totals{1, 1, 5}
 	parts := func(refs ...ref) ID {
-		plain := appendNodeHeader(nil, kindDir, 1)
+		plain := appendNodeHeader(nil, kindDir, packageVersion, 1)
 		for _, r := range refs {
 			plain = appendRef(plain, kindDir, r)
 		}

@@ -79,10 +79,8 @@ type scanner struct {
 var scanBuffers = sync.Pool{New: func() any { return new([scanBuffer]byte) }}
 
 func newScanner(ctx context.Context, sink ChunkSink, opts ScanOptions) (*scanner, error) {
-	for _, p := range opts.Ignore {
-		if _, err := path.Match(p, ""); err != nil {
-			return nil, fmt.Errorf("ignore pattern %q: %w", p, err)
-		}
+	if err := checkPatterns(opts.Ignore); err != nil {
+		return nil, err
 	}
 	if sink == nil {
 		sink = discard{}
@@ -115,7 +113,7 @@ func (s *scanner) dir(root *os.Root, rel string, depth int) (ref, error) {
 	if err != nil {
 		return ref{}, err
 	}
-	build := newDirBuilder(s.emit)
+	build := newDirBuilder(packageVersion, s.emit)
 	for window := range slices.Chunk(names, scanWindow) {
 		if err := s.window(root, rel, depth, window, build); err != nil {
 			return ref{}, err
@@ -134,7 +132,7 @@ func (s *scanner) names(f *os.File, rel string) ([]string, error) {
 	for {
 		some, err := f.Readdirnames(1024)
 		for _, name := range some {
-			if s.ignored(name, join(rel, name)) {
+			if matchesAny(s.opts.Ignore, name, join(rel, name)) {
 				continue
 			}
 			names = append(names, name)
@@ -156,8 +154,18 @@ func (s *scanner) names(f *os.File, rel string) ([]string, error) {
 	}
 }
 
-func (s *scanner) ignored(name, rel string) bool {
-	for _, p := range s.opts.Ignore {
+func checkPatterns(patterns []string) error {
+	for _, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Errorf("ignore pattern %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// matchesAny reports whether a name or its path is to be left out.
+func matchesAny(patterns []string, name, rel string) bool {
+	for _, p := range patterns {
 		if ok, _ := path.Match(p, name); ok {
 			return true
 		}
@@ -283,7 +291,7 @@ func (s *scanner) file(root *os.Root, rel string, info fs.FileInfo, e *entry, bu
 	if stampOf(before) != stampOf(info) || !before.Mode().IsRegular() {
 		return &EntryError{rel, ErrChanged}
 	}
-	lists := &builder{kind: kindList, base: 1, emit: s.emit}
+	lists := &builder{kind: kindList, form: packageVersion, base: 1, emit: s.emit}
 	n, err := s.chunks(f, e.Size, lists, buf)
 	if err != nil {
 		return &EntryError{rel, err}

@@ -55,5 +55,6 @@ func (k storeSink) Has(_ context.Context, ids []ID) ([]bool, error) {
 }
 
 func (k storeSink) Put(_ context.Context, id ID, plain []byte) error {
-	return k.store.put(id, plain, k.naming)
+	_, err := k.store.put(id, plain, k.naming)
+	return err
 }

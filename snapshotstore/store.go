@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,16 +22,20 @@ const (
 
 // Options of a store. The zero value is good.
 type Options struct {
-	// Keyed names objects of KeyedNaming; without it they are refused.
-	Keyed Namer
+	// Keys of KeyedNaming, see UseKeys. Without one, such objects are
+	// refused (ErrNoKey).
+	Keys [][32]byte
 	// ReadOnly shares the store with other readers and changes nothing.
 	ReadOnly bool
 	// Grace is for how long Collect spares what was put, or asked for and
 	// found; default 10 minutes, negative for none. It bridges the time
 	// between an upload and the moment its root is among those to keep.
 	Grace time.Duration
-	// Limits of trees that are put, fetched and materialised.
+	// Limits of packages' trees that are put, fetched and materialised.
 	Limits Limits
+	// StateLimits of snapshots' trees; a zero field takes a default that no
+	// honest state meets: 100 million entries, 1 PiB, 256 levels.
+	StateLimits Limits
 	// Log; default none.
 	Log *slog.Logger
 	// Now; default time.Now.
@@ -69,6 +74,7 @@ func (o Options) withDefaults() Options {
 		o.hedgeAfter = hedgeAfter
 	}
 	o.Limits = o.Limits.withDefaults()
+	o.StateLimits = o.StateLimits.stateDefaults()
 	return o
 }
 
@@ -93,6 +99,7 @@ type Store struct {
 	lock       *os.File
 	codec      *codec
 	clock      *clock
+	keys       atomic.Pointer[[]storeKey]
 	log        *slog.Logger
 
 	w        writer       // its mutex first,
@@ -114,6 +121,7 @@ func Open(dir string, opts Options) (_ *Store, err error) {
 	s := &Store{dir: dir, packDir: filepath.Join(dir, "packs"), asideDir: filepath.Join(dir, "aside"),
 		opts: opts, disk: opts.disk, packTarget: opts.packTarget, log: opts.Log, clock: newClock(opts.Now),
 		index: newIndex(), packs: map[uint32]*pack{}, aside: map[ID]struct{}{}}
+	s.UseKeys(opts.Keys...)
 	if !opts.ReadOnly {
 		if err := s.makeDirs(); err != nil {
 			return nil, err
@@ -140,7 +148,7 @@ func Open(dir string, opts Options) (_ *Store, err error) {
 }
 
 func (s *Store) makeDirs() error {
-	for _, d := range []string{s.dir, s.packDir, s.asideDir} {
+	for _, d := range []string{s.dir, s.packDir, s.asideDir, filepath.Join(s.dir, "scans")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("open store: %w", err)
 		}
@@ -241,24 +249,27 @@ func (s *Store) Absent(ids []ID) []ID {
 // Hold begins a Hold: see there. The caller must release it.
 func (s *Store) Hold() *Hold { return s.clock.hold() }
 
+// namer names new objects; nil if there is no key to do it with.
 func (s *Store) namer(n Naming) Namer {
 	switch n {
 	case PlainNaming:
 		return PlainNamer
 	case KeyedNaming:
-		return s.opts.Keyed
+		if keys := *s.keys.Load(); len(keys) > 0 {
+			return keys[0].name
+		}
 	}
 	return nil
 }
 
-// put stores plain under an id that its namer gave. It is on disk after the
-// next flush.
-func (s *Store) put(id ID, plain []byte, naming Naming) error {
+// put stores plain under an id that its namer gave and returns the bytes that
+// this added to a pack. It is on disk after the next flush.
+func (s *Store) put(id ID, plain []byte, naming Naming) (int, error) {
 	if len(plain) > MaxObject {
-		return fmt.Errorf("put object: %d bytes, at most %d", len(plain), MaxObject)
+		return 0, fmt.Errorf("put object: %d bytes, at most %d", len(plain), MaxObject)
 	}
 	if s.touch(id) {
-		return nil
+		return 0, nil
 	}
 	buf := storedBuffers.Get().(*[]byte)
 	defer storedBuffers.Put(buf)
@@ -289,20 +300,25 @@ func (s *Store) PutTree(ctx context.Context, dir string, ignore ...string) (Tree
 func (s *Store) Put(naming Naming, plain []byte) (ID, error) {
 	name := s.namer(naming)
 	if name == nil {
-		return ID{}, fmt.Errorf("put object: no key for naming %d", naming)
+		return ID{}, fmt.Errorf("put object: %w", ErrNoKey)
 	}
 	id := name(plain)
-	return id, s.put(id, plain, naming)
+	_, err := s.put(id, plain, naming)
+	return id, err
 }
 
 // PutRaw stores an object as GetRaw of another store gave it. It must be
-// what id names; otherwise *CorruptError, and nothing is stored. It survives
+// what id names; otherwise *CorruptError, or ErrNoKey where that can not be
+// known, and nothing is stored. It survives
 // a crash of the machine after Flush.
 func (s *Store) PutRaw(id ID, stored []byte) error {
-	if _, err := s.verify(id, stored); err != nil {
+	if _, err := s.verify(id, stored); errors.Is(err, ErrNoKey) {
+		return fmt.Errorf("put object %s: %w", id, err)
+	} else if err != nil {
 		return &CorruptError{ID: id, Reason: err.Error()}
 	}
-	return s.append(id, stored)
+	_, err := s.append(id, stored)
+	return err
 }
 
 // Flush returns when all that was put before is on disk.

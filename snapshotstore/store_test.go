@@ -86,7 +86,7 @@ func TestGetMissing(t *testing.T) {
 func TestKeyedNaming(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "store")
-	s := openStore(t, dir, Options{Keyed: KeyedNamer([32]byte{7})})
+	s := openStore(t, dir, Options{Keys: [][32]byte{{7}}})
 	plain := []byte(strings.Repeat("state", 100))
 	a, err := s.Put(KeyedNaming, plain)
 	check(t, err)
@@ -101,7 +101,7 @@ func TestKeyedNaming(t *testing.T) {
 		t.Fatalf("without the key: %v", err)
 	}
 	check(t, s.Close())
-	s = openStore(t, dir, Options{Keyed: KeyedNamer([32]byte{7})})
+	s = openStore(t, dir, Options{Keys: [][32]byte{{7}}})
 	got, err := s.Get(a)
 	check(t, err)
 	if string(got) != string(plain) {

@@ -13,6 +13,9 @@ const (
 	Dir     Kind = 'd'
 	File    Kind = 'f'
 	Symlink Kind = 'l'
+	// In snapshots only:
+	HardLink Kind = 'h' // another name of a file that comes earlier in the walk
+	Fifo     Kind = 'p'
 )
 
 // Modes of entries, the only ones a package has: who owns a file and who may
@@ -25,13 +28,17 @@ const (
 )
 
 const (
-	treeVersion = 1
-	kindList    = 'L'
-	kindDir     = 'D'
+	kindList  = 'L'
+	kindDir   = 'D'
+	kindState = 'S' // the root of a snapshot
+
+	packageVersion = 1
+	stateVersion   = 2
 )
 
 // ref leads to an object and states the totals beneath it. For chunks and
-// lists only Bytes is used.
+// lists only Bytes is used. In the files of snapshots, a ref without an ID is
+// a hole.
 type ref struct {
 	ID ID
 	Totals
@@ -47,6 +54,8 @@ type entry struct {
 	Size   uint64 // file
 	Level  int    // file: 0 if Refs are chunks
 	Refs   []ref  // file
+
+	meta // in snapshots only
 }
 
 // totals is what the entry adds to those of its directory.
@@ -62,10 +71,13 @@ func (e *entry) totals() Totals {
 	return Totals{Entries: 1}
 }
 
-// node is a decoded list or directory: entries at level 0, refs above it.
+// node is a decoded tree object: a list or directory, with entries at level 0
+// and refs above it, or the root of a snapshot.
 type node struct {
 	kind    byte
+	version byte
 	level   int
+	state   *stateRoot
 	entries []entry
 	refs    []ref
 	totals  Totals
@@ -73,8 +85,8 @@ type node struct {
 
 var errTreeObject = errors.New("not a canonical tree object")
 
-func appendNodeHeader(dst []byte, kind byte, level int) []byte {
-	return append(dst, kind, treeVersion, byte(level))
+func appendNodeHeader(dst []byte, kind, version byte, level int) []byte {
+	return append(dst, kind, version, byte(level))
 }
 
 func appendRef(dst []byte, kind byte, r ref) []byte {
@@ -86,17 +98,16 @@ func appendRef(dst []byte, kind byte, r ref) []byte {
 	return binary.AppendUvarint(dst, r.Bytes)
 }
 
-func appendEntry(dst []byte, e *entry) []byte {
+func appendEntry(dst []byte, version byte, e *entry) []byte {
 	dst = append(dst, byte(e.Kind))
 	dst = binary.AppendUvarint(dst, uint64(e.Mode))
-	dst = binary.AppendUvarint(dst, uint64(len(e.Name)))
-	dst = append(dst, e.Name...)
+	if version == stateVersion {
+		dst = appendMeta(dst, &e.meta)
+	}
+	dst = appendString(dst, e.Name)
 	switch e.Kind {
 	case Dir:
-		dst = binary.AppendUvarint(dst, e.Dir.Entries)
-		dst = binary.AppendUvarint(dst, e.Dir.Files)
-		dst = binary.AppendUvarint(dst, e.Dir.Bytes)
-		dst = append(dst, e.Dir.ID[:]...)
+		dst = appendDirRef(dst, e.Dir)
 	case File:
 		dst = binary.AppendUvarint(dst, e.Size)
 		dst = binary.AppendUvarint(dst, uint64(e.Level))
@@ -104,28 +115,41 @@ func appendEntry(dst []byte, e *entry) []byte {
 		for _, r := range e.Refs {
 			dst = appendRef(dst, kindList, r)
 		}
-	case Symlink:
-		dst = binary.AppendUvarint(dst, uint64(len(e.Target)))
-		dst = append(dst, e.Target...)
+	case Symlink, HardLink:
+		dst = appendString(dst, e.Target)
 	}
 	return dst
 }
 
-// decodeNode reads a list or a directory. It accepts only what the encoder
-// writes, so that one content has one ID.
+func appendString(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+func appendDirRef(dst []byte, r ref) []byte {
+	dst = binary.AppendUvarint(dst, r.Entries)
+	dst = binary.AppendUvarint(dst, r.Files)
+	dst = binary.AppendUvarint(dst, r.Bytes)
+	return append(dst, r.ID[:]...)
+}
+
+// decodeNode reads a tree object. It accepts only what the encoder writes, so
+// that one content has one ID.
 func decodeNode(plain []byte) (*node, error) {
 	r := &reader{rest: plain}
 	n := &node{kind: r.byte()}
-	version := r.byte()
+	n.version = r.byte()
 	n.level = int(r.byte())
 	switch {
-	case r.bad || n.kind != kindDir && n.kind != kindList:
+	case r.bad || n.kind != kindDir && n.kind != kindList && n.kind != kindState:
 		return nil, errTreeObject
-	case version != treeVersion:
-		return nil, fmt.Errorf("tree object of version %d, this program knows %d", version, treeVersion)
+	case n.version != packageVersion && n.version != stateVersion:
+		return nil, fmt.Errorf("tree object of version %d, this program knows %d and %d", n.version, packageVersion, stateVersion)
 	case n.level > maxLevel, n.kind == kindList && n.level == 0, len(plain) > MaxObject:
 		return nil, errTreeObject
+	case n.kind == kindState:
+		return n, n.decodeState(r)
 	}
+	r.version = n.version
 	for len(r.rest) > 0 && !r.bad {
 		n.decodeItem(r)
 	}
@@ -157,8 +181,9 @@ func (n *node) decodeItem(r *reader) {
 // reader takes a tree object apart. After an error bad stays set and what it
 // returns is zero.
 type reader struct {
-	rest []byte
-	bad  bool
+	rest    []byte
+	version byte // of the tree object
+	bad     bool
 }
 
 func (r *reader) take(n uint64) []byte {
@@ -194,6 +219,14 @@ func (r *reader) id() (id ID) {
 	return id
 }
 
+func (r *reader) string() string { return string(r.take(r.uint())) }
+
+func (r *reader) dirRef() (d ref) {
+	d.Entries, d.Files, d.Bytes = r.uint(), r.uint(), r.uint()
+	d.ID = r.id()
+	return d
+}
+
 func (r *reader) ref(kind byte) ref {
 	out := ref{ID: r.id()}
 	if kind == kindDir {
@@ -207,20 +240,26 @@ func (r *reader) entry() entry {
 	e := entry{Kind: Kind(r.byte())}
 	mode := r.uint()
 	e.Mode = uint32(min(mode, 1<<31))
-	e.Name = string(r.take(r.uint()))
+	if r.version == stateVersion {
+		r.meta(&e.meta)
+	}
+	e.Name = r.string()
 	if r.bad || checkName(e.Name) != nil {
 		r.bad = true
 		return e
 	}
+	if r.version == stateVersion {
+		r.stateEntry(&e)
+		return e
+	}
 	switch {
 	case e.Kind == Dir && mode == modeDir:
-		e.Dir.Entries, e.Dir.Files, e.Dir.Bytes = r.uint(), r.uint(), r.uint()
-		e.Dir.ID = r.id()
+		e.Dir = r.dirRef()
 	case e.Kind == File && (mode == modeFile || mode == modeExec):
 		r.file(&e)
 	case e.Kind == Symlink && mode == modeSymlink:
 		// Where it leads depends on the depth: whoever walks checks that.
-		e.Target = string(r.take(r.uint()))
+		e.Target = r.string()
 		r.bad = r.bad || checkTarget(e.Target, maxTarget) != nil
 	default:
 		r.bad = true
@@ -240,7 +279,7 @@ func (r *reader) file(e *entry) {
 	var sum uint64
 	for range n {
 		part := r.ref(kindList)
-		if part.Bytes == 0 || e.Level == 0 && part.Bytes > MaxChunk || sum+part.Bytes < sum {
+		if part.Bytes == 0 || e.Level == 0 && part.Bytes > MaxChunk && !r.hole(part) || sum+part.Bytes < sum {
 			r.bad = true
 			return
 		}

@@ -6,56 +6,91 @@ import (
 	"slices"
 )
 
+// Kinds of want that are no kinds of tree object.
 const (
 	kindChunk = 'C'
+	kindHole  = 'H'
+	kindRoot  = 'R' // a directory of a package, or the root of a snapshot
 	anyLevel  = -1
 )
 
 // want is one reference to an object and what the object must be.
 type want struct {
 	ref
-	kind  byte // kindChunk, kindList or kindDir
-	level int  // of a list or directory; anyLevel for the top of a directory
-	root  bool // totals are not known before it is read
+	kind    byte // kindChunk, kindHole, kindList, kindDir, kindState or kindRoot
+	version byte // of a tree object; any for kindRoot
+	level   int  // of a list or directory; anyLevel for the top of a directory
+	root    bool // totals are not known before it is read
 }
 
+// rootWant is the root of any tree.
 func rootWant(root ID) want {
-	return want{ref: ref{ID: root}, kind: kindDir, level: anyLevel, root: true}
+	return want{ref: ref{ID: root}, kind: kindRoot, level: anyLevel, root: true}
+}
+
+// packageWant is the root of a package's tree.
+func packageWant(root ID) want {
+	return want{ref: ref{ID: root}, kind: kindDir, version: packageVersion, level: anyLevel, root: true}
+}
+
+// stateWant is the root of a snapshot.
+func stateWant(root ID) want {
+	return want{ref: ref{ID: root}, kind: kindState, version: stateVersion, level: anyLevel, root: true}
+}
+
+// dirWant is the directory that an entry, or a snapshot's root, leads to.
+func dirWant(version byte, dir ref) want {
+	return want{ref: dir, kind: kindDir, version: version, level: anyLevel}
+}
+
+// fits reports whether n can stand where w leads to.
+func (w want) fits(n *node) bool {
+	if w.kind == kindRoot {
+		return n.kind == kindState || n.kind == kindDir && n.version == packageVersion
+	}
+	return n.kind == w.kind && n.version == w.version && (w.level == anyLevel || n.level == w.level)
 }
 
 // wants are the references that a node holds.
 func (n *node) wants() []want {
 	var out []want
+	if n.state != nil {
+		return []want{dirWant(stateVersion, n.state.dir)}
+	}
 	for _, r := range n.refs {
-		out = append(out, childWant(n.kind, n.level, r))
+		out = append(out, n.child(r))
 	}
 	for i := range n.entries {
 		e := &n.entries[i]
 		switch e.Kind {
 		case Dir:
-			out = append(out, want{ref: e.Dir, kind: kindDir, level: anyLevel})
+			out = append(out, dirWant(n.version, e.Dir))
 		case File:
-			out = append(out, e.wants()...)
+			out = append(out, e.wants(n.version)...)
 		}
 	}
 	return out
 }
 
-// wants are the references of a file entry.
-func (e *entry) wants() []want {
+// wants are the references of a file entry in a directory of that version.
+func (e *entry) wants(version byte) []want {
+	holder := node{kind: kindList, version: version, level: e.Level + 1}
 	var out []want
 	for _, r := range e.Refs {
-		out = append(out, childWant(kindList, e.Level+1, r))
+		out = append(out, holder.child(r))
 	}
 	return out
 }
 
-// childWant is the reference r held by an object of kind at level.
-func childWant(kind byte, level int, r ref) want {
-	if kind == kindList && level == 1 {
+// child is the reference r that n holds.
+func (n *node) child(r ref) want {
+	switch {
+	case n.kind == kindList && n.version == stateVersion && r.ID.IsZero():
+		return want{ref: r, kind: kindHole}
+	case n.kind == kindList && n.level == 1:
 		return want{ref: r, kind: kindChunk}
 	}
-	return want{ref: r, kind: kind, level: level - 1}
+	return want{ref: r, kind: n.kind, version: n.version, level: n.level - 1}
 }
 
 // node reads a list or directory and checks that it is what w says, and that
@@ -63,9 +98,17 @@ func childWant(kind byte, level int, r ref) want {
 func (s *Store) node(w want) (*node, error) {
 	n, err := s.anyNode(w)
 	if err == nil && w.root {
-		err = s.opts.Limits.check(n.totals, ".")
+		err = s.limits(n.version).check(n.totals, ".")
 	}
 	return n, err
+}
+
+// limits of trees of that version.
+func (s *Store) limits(version byte) Limits {
+	if version == stateVersion {
+		return s.opts.StateLimits
+	}
+	return s.opts.Limits
 }
 
 // anyNode is node without limits.
@@ -79,7 +122,7 @@ func (s *Store) anyNode(w want) (*node, error) {
 		return nil, &TreeError{w.ID, err.Error()}
 	}
 	switch {
-	case n.kind != w.kind || w.level != anyLevel && n.level != w.level:
+	case !w.fits(n):
 		return nil, &TreeError{w.ID, "not of the kind that leads to it"}
 	case !w.root && n.totals != w.Totals:
 		return nil, &TreeError{w.ID, "totals are not those that lead to it"}
@@ -128,6 +171,10 @@ func (w *walker) next(ctx context.Context, limit int) ([]want, error) {
 
 // visit looks at one object and pushes what it leads to.
 func (w *walker) visit(x want) (here bool, err error) {
+	if x.kind == kindHole {
+		w.done += x.Bytes
+		return true, nil
+	}
 	if x.kind == kindChunk {
 		here = w.s.touch(x.ID)
 		if here {

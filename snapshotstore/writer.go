@@ -77,25 +77,25 @@ func (o *openPack) writeIndex() (int64, error) {
 	return end, err
 }
 
-// append stores an object unless it is here.
-func (s *Store) append(id ID, stored []byte) error {
+// append stores an object unless it is here, and returns the bytes added.
+func (s *Store) append(id ID, stored []byte) (int, error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	if err := s.writable(); err != nil {
-		return err
+		return 0, err
 	}
 	if s.touch(id) {
-		return nil
+		return 0, nil
 	}
 	if cur := s.w.cur; cur != nil && cur.at+recordHeader+int64(len(stored)) > s.packTarget && len(cur.entries) > 0 {
 		if err := s.sealCurrent(); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if s.w.cur == nil {
 		o, err := s.startPack(".open")
 		if err != nil {
-			return err
+			return 0, err
 		}
 		s.w.cur = o
 		s.mu.Lock()
@@ -104,13 +104,13 @@ func (s *Store) append(id ID, stored []byte) error {
 	}
 	e, err := s.w.cur.add(id, stored)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.w.cur.size = s.w.cur.at
 	s.index.set(id, loc{s.w.cur.num, e.offset, e.length, s.clock.tick()})
-	return nil
+	return recordHeader + len(stored), nil
 }
 
 // flush returns when all that was appended before is on disk. The pack stays
