@@ -37,6 +37,23 @@ func deployed(t *testing.T, r Result) {
 // another node.
 func answers(t *testing.T, c *Cluster, s Status, version string) {
 	t.Helper()
+	Await(t, "answers", smokeTimeout, func() error { return answer(c, s, version) })
+}
+
+// settledAnswers awaits that the cluster is settled and all of it answers: what
+// it says of itself may be a moment old when a node dies.
+func settledAnswers(t *testing.T, c *Cluster, generation uint64, version string) {
+	t.Helper()
+	Await(t, "a settled cluster that answers", smokeTimeout, func() error {
+		s, err := c.settled(generation)
+		if err == nil {
+			err = answer(c, s, version)
+		}
+		return err
+	})
+}
+
+func answer(c *Cluster, s Status, version string) error {
 	from := c.Up()[0]
 	for _, i := range s.Instances {
 		if i.Phase != phaseActive || i.Ports["http"] == 0 {
@@ -44,14 +61,15 @@ func answers(t *testing.T, c *Cluster, s Status, version string) {
 		}
 		want := fmt.Sprintf("%s %s %s\n", i.Service, version, i.Node)
 		url := "http://" + net.JoinHostPort(i.Address, strconv.Itoa(i.Ports["http"])) + "/who"
-		Await(t, want, smokeTimeout, func() error {
-			got, err := fetch(from, url)
-			if err == nil && got != want {
-				err = fmt.Errorf("%s says %q", url, got)
-			}
+		got, err := fetch(from, url)
+		if err == nil && got != want {
+			err = fmt.Errorf("%s says %q, not %q", url, got, want)
+		}
+		if err != nil {
 			return err
-		})
+		}
 	}
+	return nil
 }
 
 func fetch(from *Node, url string) (string, error) {
@@ -106,10 +124,10 @@ func TestDeployOutlivesTheLeader(t *testing.T) {
 				return nil
 			})
 			die(leader)
-			answers(t, c, c.AwaitSettled(smokeTimeout, 1), "1")
+			settledAnswers(t, c, 1, "1")
 			leader.Revive()
 			c.AwaitMembers(3)
-			answers(t, c, c.AwaitSettled(smokeTimeout, 1), "1")
+			settledAnswers(t, c, 1, "1")
 		})
 	}
 }
@@ -251,9 +269,9 @@ func crash(t *testing.T, m Model, nth int, fate Fate) {
 	other := c.Node((leader.index + 1) % 3)
 	leader.Syncs().Arm(nth, fate)
 	deployed(t, other.Deploy(m))
-	answers(t, c, c.AwaitSettled(smokeTimeout, 1), "1")
+	settledAnswers(t, c, 1, "1")
 	leader.Syncs().Disarm()
 	leader.Revive()
 	c.AwaitMembers(3)
-	answers(t, c, c.AwaitSettled(smokeTimeout, 1), "1")
+	settledAnswers(t, c, 1, "1")
 }
