@@ -7,8 +7,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.
 export CGO_ENABLED ?= 0
 BIN := bin/isonomia
 
-# Programs that tests use on real machines: network namespaces, packet filter, system call faults.
-PACKAGES := iproute2 nftables strace util-linux procps
+# Programs that tests use on real machines: network namespaces, packet filter, system call faults, and the servers and
+# tools whose state is kept. Each as program:package.
+TOOLS := ip:iproute2 nft:nftables strace:strace nsenter:util-linux pgrep:procps \
+  initdb:postgresql mariadbd:mariadb-server-core mariadb-dump:mariadb-client git:git svnadmin:subversion redis-server:redis-server
 
 .PHONY: help build test check race bench fuzz demo soak deps clean
 
@@ -19,11 +21,11 @@ build: ## build bin/isonomia
 	go build -trimpath -ldflags "-s -w -X github.com/isonomia-mesh/isonomia/node.Version=$(VERSION)" -o $(BIN) .
 
 deps: ## install by apt what the tests need and this machine lacks
-	@missing=(); for p in ip:iproute2 nft:nftables strace:strace nsenter:util-linux pgrep:procps; do \
-	  PATH=$$PATH:/usr/sbin:/sbin command -v $${p%%:*} >/dev/null || missing+=($${p##*:}); done; \
+	@missing=(); dirs=$$(echo /usr/lib/postgresql/*/bin | tr ' ' :); for p in $(TOOLS); do \
+	  PATH=$$PATH:/usr/sbin:/sbin:$$dirs command -v $${p%%:*} >/dev/null || missing+=($${p##*:}); done; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 	  if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-	    echo "missing: $${missing[*]} (install them, or run as root on Debian); tests that need them are skipped"; \
+	    echo "missing: $${missing[*]} (install them, or run as root on Debian); tests that need them are skipped, but on CI"; \
 	  else echo "installing by apt: $${missing[*]}"; apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qy install $${missing[*]} >/dev/null; fi; fi
 
 test: deps check ## everything that CI runs: vet, unit, property and cluster tests of all modules
