@@ -46,20 +46,41 @@ type Source interface {
 //
 // The error joins a *SourceError for each source that was dropped and, if
 // nobody has them, a *MissingError for one of the objects.
+// A source whose objects are named with a key that is not here is dropped with
+// ErrNoKey.
 func (s *Store) Fetch(ctx context.Context, root ID, sources []Source, progress func(done, total uint64)) error {
+	return s.FetchWith(ctx, root, sources, FetchOptions{Progress: progress})
+}
+
+// FetchOptions say how a tree is fetched.
+type FetchOptions struct {
+	// Progress as in Fetch.
+	Progress func(done, total uint64)
+	// Limit bounds the bytes a second that are taken from all sources
+	// together; 0 for no bound.
+	Limit uint64
+}
+
+// FetchWith is Fetch with options.
+func (s *Store) FetchWith(ctx context.Context, root ID, sources []Source, opts FetchOptions) error {
 	o, err := s.begin()
 	if err != nil {
 		return err
 	}
-	if progress == nil {
-		progress = func(uint64, uint64) {}
+	if opts.Progress == nil {
+		opts.Progress = func(uint64, uint64) {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	f := &fetch{s: s, root: root, walk: s.walk(root), progress: progress,
+	f := &fetch{s: s, root: root, walk: s.walk(root), progress: opts.Progress, batchBytes: fetchBytes, hedgeAfter: s.opts.hedgeAfter,
 		wanted: map[ID]*wanted{}, results: make(chan fetchResult, len(sources))}
+	limit := newLimiter(opts.Limit)
+	if limit != nil { // a request is about a second's worth, and is slow in good order
+		f.batchBytes = min(fetchBytes, opts.Limit)
+		f.hedgeAfter += time.Duration(2*len(sources)) * time.Second
+	}
 	var wg sync.WaitGroup
 	for i, src := range sources {
-		p := &peer{src: src, bit: i, batches: make(chan []ID, 1)}
+		p := &peer{src: src, bit: i, batches: make(chan []ID, 1), limit: limit}
 		f.peers = append(f.peers, p)
 		wg.Go(func() {
 			for ids := range p.batches {
@@ -92,6 +113,9 @@ type fetch struct {
 	busy     int
 	results  chan fetchResult
 	dropped  []error
+
+	batchBytes uint64 // plain bytes to ask for at once, about
+	hedgeAfter time.Duration
 }
 
 // wanted is an object that is not here yet.
@@ -105,7 +129,8 @@ type peer struct {
 	src      Source
 	bit      int
 	batches  chan []ID
-	asked    []ID // under way; nil if idle
+	limit    *limiter // shared by all
+	asked    []ID     // under way; nil if idle
 	since    time.Time
 	hedged   bool // what is under way is in the queue again
 	gone     bool
@@ -123,7 +148,7 @@ type fetchResult struct {
 }
 
 func (f *fetch) run(ctx context.Context) error {
-	tick := time.NewTicker(f.s.opts.hedgeAfter / 2)
+	tick := time.NewTicker(f.hedgeAfter / 2)
 	defer tick.Stop()
 	for {
 		if err := f.fill(ctx); err != nil {
@@ -150,7 +175,7 @@ func (f *fetch) run(ctx context.Context) error {
 // hedge puts into the queue again what slow peers have not sent.
 func (f *fetch) hedge() {
 	for _, p := range f.peers {
-		if p.asked == nil || p.hedged || time.Since(p.since) < f.s.opts.hedgeAfter {
+		if p.asked == nil || p.hedged || time.Since(p.since) < f.hedgeAfter {
 			continue
 		}
 		p.hedged = true
@@ -201,7 +226,7 @@ func (f *fetch) batch(p *peer) []ID {
 		if w == nil { // came from somebody else
 			return true
 		}
-		if len(ids) == fetchBatch || size >= fetchBytes || w.tried[p.bit] {
+		if len(ids) == fetchBatch || size >= f.batchBytes || w.tried[p.bit] {
 			return false
 		}
 		ids = append(ids, id)
@@ -300,6 +325,31 @@ func (s *Store) request(ctx context.Context, p *peer, ids []ID) fetchResult {
 	return res
 }
 
+// limitedReader reads at the pace of a limiter. The time that it waits is not
+// held against the source.
+type limitedReader struct {
+	ctx   context.Context // of one request
+	r     io.Reader
+	limit *limiter
+	stall *time.Timer
+	quiet time.Duration // that a source may send nothing
+}
+
+func (l *limitedReader) Read(b []byte) (int, error) {
+	if l.limit == nil {
+		return l.r.Read(b)
+	}
+	n, err := l.r.Read(b[:min(uint64(len(b)), max(l.limit.rate/8, 512))])
+	waited, werr := l.limit.wait(l.ctx, n)
+	if waited {
+		l.stall.Reset(l.quiet)
+	}
+	if err == nil {
+		err = werr
+	}
+	return n, err
+}
+
 // requestFrames reads the answer into res and takes what is answered from open.
 func (s *Store) requestFrames(ctx context.Context, p *peer, ids []ID, open map[ID]bool, res *fetchResult, stall *time.Timer) error {
 	r, err := p.src.Objects(ctx, ids)
@@ -309,7 +359,7 @@ func (s *Store) requestFrames(ctx context.Context, p *peer, ids []ID, open map[I
 	defer r.Close()
 	stop := context.AfterFunc(ctx, func() { r.Close() }) // for streams that do not look at ctx
 	defer stop()
-	for fr, err := range ReadFrames(r) {
+	for fr, err := range ReadFrames(&limitedReader{ctx, r, p.limit, stall, s.opts.frameTimeout}) {
 		if err != nil {
 			return err
 		}

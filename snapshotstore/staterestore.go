@@ -668,8 +668,8 @@ func (r *restorer) openMeta(f *os.File, e *entry, st *fileStat, fresh bool) (cha
 	}
 	if changed || st.mode != e.Mode { // chown takes set-uid away
 		changed = true
-		if err := again(func() error { return unix.Fchmod(int(f.Fd()), e.Mode) }); err != nil {
-			return true, sysError("chmod", f.Name(), err)
+		if err := chmodFile(f, e.Mode); err != nil {
+			return true, err
 		}
 	}
 	if len(e.Xattrs) == 0 && fresh && r.fresh { // nor can it have inherited any

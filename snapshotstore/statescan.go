@@ -576,6 +576,7 @@ func (d *stateDir) readFile(f *os.File, x *scanned) (same bool, err error) {
 type stateReader struct {
 	c     *stateScan
 	f     *os.File
+	src   io.Reader // in the place of f, for stream
 	lists *builder
 	buf   []byte
 	have  int    // bytes in buf, not cut yet
@@ -621,6 +622,23 @@ func (r *stateReader) read(size uint64, sparse bool) (uint64, error) {
 	return at, r.flush()
 }
 
+// stream cuts src to its end and returns its length.
+func (r *stateReader) stream() (uint64, error) {
+	var at uint64
+	for {
+		if err := r.c.ctx.Err(); err != nil {
+			return at, err
+		}
+		n, err := r.take(r.src, (len(r.buf)-r.have)/holeGrain*holeGrain)
+		if at += uint64(n); err == io.EOF {
+			return at, r.flush()
+		}
+		if err != nil {
+			return at, err
+		}
+	}
+}
+
 // fill reads from at, up to end, as much as the buffer takes, and cuts it. at
 // is a multiple of holeGrain.
 func (r *stateReader) fill(at, end uint64) (int, error) {
@@ -629,7 +647,12 @@ func (r *stateReader) fill(at, end uint64) (int, error) {
 	if _, err := r.c.limit.wait(r.c.ctx, n); err != nil {
 		return 0, err
 	}
-	got, err := io.ReadFull(io.NewSectionReader(r.f, int64(at), int64(n)), r.buf[r.have:r.have+n])
+	return r.take(io.NewSectionReader(r.f, int64(at), int64(n)), n)
+}
+
+// take reads n bytes, or less and io.EOF.
+func (r *stateReader) take(src io.Reader, n int) (int, error) {
+	got, err := io.ReadFull(src, r.buf[r.have:r.have+n])
 	if err == io.ErrUnexpectedEOF {
 		err = io.EOF
 	}

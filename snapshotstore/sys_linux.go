@@ -3,7 +3,6 @@ package snapshotstore
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"os"
 	"slices"
 
@@ -12,23 +11,6 @@ import (
 
 // All names below are one component, relative to an open directory, and no
 // symlink is ever followed: nothing outside a tree can be reached.
-
-// again repeats a system call that a signal interrupted.
-func again(call func() error) error {
-	for {
-		if err := call(); err != unix.EINTR {
-			return err
-		}
-	}
-}
-
-// sysError names the call and the file in an error.
-func sysError(op, name string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &fs.PathError{Op: op, Path: name, Err: err}
-}
 
 const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
@@ -94,6 +76,11 @@ func readlinkAt(dir *os.File, name string) (string, error) {
 		return "", sysError("readlink", name, err)
 	}
 	return string(buf[:n]), nil
+}
+
+// chmodFile sets the mode as the kernel has it, set-uid and all.
+func chmodFile(f *os.File, mode uint32) error {
+	return sysError("chmod", f.Name(), again(func() error { return unix.Fchmod(int(f.Fd()), mode) }))
 }
 
 func mkdirAt(dir *os.File, name string, mode uint32) error {

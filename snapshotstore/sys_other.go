@@ -17,6 +17,7 @@ func openFileAt(*os.File, string, int, uint32) (*os.File, error)   { return nil,
 func statAt(*os.File, string) (fileStat, error)                    { return fileStat{}, errLinux }
 func statFile(*os.File) (fileStat, error)                          { return fileStat{}, errLinux }
 func readlinkAt(*os.File, string) (string, error)                  { return "", errLinux }
+func chmodFile(*os.File, uint32) error                             { return errLinux }
 func mkdirAt(*os.File, string, uint32) error                       { return errLinux }
 func symlinkAt(*os.File, string, string) error                     { return errLinux }
 func mkfifoAt(*os.File, string, uint32) error                      { return errLinux }
