@@ -257,6 +257,7 @@ func afterCut(ino *inode, now []byte, rnd *rand.Rand) []byte {
 type workload struct {
 	t    *testing.T
 	dirs []string
+	dest string // of a warm copy
 	must map[ID]bool
 }
 
@@ -269,7 +270,7 @@ func newWorkload(t *testing.T) *workload {
 }
 
 func faultOptions(d disk) Options {
-	return Options{Grace: -1, packTarget: 100_000, disk: d, workers: 1}
+	return stateOptions(Options{Grace: -1, packTarget: 100_000, disk: d, workers: 1})
 }
 
 // run does everything, past errors. It returns the first.
@@ -281,15 +282,29 @@ func (w *workload) run(s *Store) (first error) {
 		return err == nil
 	}
 	var roots []ID
+	took := func(root ID, err error) {
+		if note(err) {
+			w.must[root] = true
+			roots = append(roots, root)
+		}
+	}
 	for i, dir := range w.dirs {
 		info, err := s.PutTree(ctxb, dir)
-		if note(err) {
-			w.must[info.Root] = true
-			roots = append(roots, info.Root)
+		took(info.Root, err)
+		state, err := s.PutState(ctxb, dir, StateOptions{Name: "service", Quiet: true})
+		took(state.Root, err)
+		if err == nil {
+			_, err = s.RestoreState(ctxb, state.Root, w.dest, RestoreOptions{Warm: true})
+			note(err)
 		}
-		if i > 0 && len(roots) > 1 {
-			keep := roots[1:]
-			delete(w.must, roots[0])
+		if i > 0 && len(roots) > 2 {
+			keep := roots[2:]
+			for _, root := range roots[:2] {
+				delete(w.must, root)
+			}
+			for _, root := range keep { // the same content may have been put again
+				w.must[root] = true
+			}
 			_, _, err = s.Collect(ctxb, keep)
 			note(err)
 			roots = keep
@@ -327,6 +342,31 @@ func (w *workload) sound(dir, when string) {
 	} else if has, err := s.HasTree(ctxb, info.Root); !has || err != nil {
 		w.t.Fatalf("%s: put: %v", when, err)
 	}
+	w.soundState(s, when)
+}
+
+// soundState checks that no scan cache that a fault left hides anything.
+func (w *workload) soundState(s *Store, when string) {
+	w.t.Helper()
+	for _, dir := range w.dirs[1:] {
+		info, err := s.PutState(ctxb, dir, StateOptions{Name: "service", Quiet: true})
+		if err != nil {
+			w.t.Fatalf("%s: put state: %v", when, err)
+		}
+		if has, err := s.HasTree(ctxb, info.Root); !has || err != nil {
+			w.t.Fatalf("%s: put state: not whole: %v", when, err)
+		}
+		whole, err := s.PutState(ctxb, dir, StateOptions{NoCache: true})
+		if err != nil || whole.Root != info.Root {
+			w.t.Fatalf("%s: the cache hides a change: %v", when, err)
+		}
+		if _, err := s.RestoreState(ctxb, info.Root, w.dest, RestoreOptions{Discard: true}); err != nil {
+			w.t.Fatalf("%s: restore: %v", when, err)
+		}
+		if diffs, err := s.VerifyState(ctxb, info.Root, w.dest, VerifyOptions{}); err != nil || len(diffs) > 0 {
+			w.t.Fatalf("%s: restored: %v %v", when, diffs, err)
+		}
+	}
 }
 
 // everyPoint calls f for operation 1, 2, ... until f says that the workload
@@ -337,7 +377,7 @@ func everyPoint(t *testing.T, f func(at int) (reached bool)) {
 		step = 7
 	}
 	for at := 1; f(at); at += step {
-		if at > 1000 {
+		if at > 2000 {
 			t.Fatal("never ends")
 		}
 	}
@@ -353,7 +393,7 @@ func TestDeathAtEveryOperation(t *testing.T) {
 	everyPoint(t, func(at int) bool {
 		base := t.TempDir()
 		dir := filepath.Join(base, "store")
-		w := &workload{t: t, dirs: model.dirs, must: map[ID]bool{}}
+		w := &workload{t: t, dirs: model.dirs, dest: filepath.Join(base, "restored", "to"), must: map[ID]bool{}}
 		d := newFaultDisk(t, dir, at, nil)
 		s, err := Open(dir, faultOptions(d))
 		if err == nil {
@@ -383,7 +423,7 @@ func TestFailureOfEveryOperation(t *testing.T) {
 	for _, fail := range []error{syscall.ENOSPC, syscall.EIO} {
 		everyPoint(t, func(at int) bool {
 			dir := filepath.Join(t.TempDir(), "store")
-			w := &workload{t: t, dirs: model.dirs, must: map[ID]bool{}}
+			w := &workload{t: t, dirs: model.dirs, dest: filepath.Join(filepath.Dir(dir), "restored", "to"), must: map[ID]bool{}}
 			d := newFaultDisk(t, dir, at, fail)
 			s, err := Open(dir, faultOptions(d))
 			if err == nil {

@@ -194,7 +194,9 @@ type cacheWriter struct {
 func newCacheWriter(d disk, path string, name Namer, created int64) *cacheWriter {
 	w := &cacheWriter{disk: d, path: path, name: name, at: cacheHeader}
 	binary.LittleEndian.PutUint64(w.created[:], uint64(created))
-	_ = os.Remove(path + tempSuffix) // of a process that died
+	if _, err := os.Lstat(path + tempSuffix); err == nil { // of an attempt that failed
+		_ = d.remove(path + tempSuffix)
+	}
 	if w.f, w.err = d.create(path + tempSuffix); w.err == nil {
 		_, w.err = w.f.WriteAt(append([]byte(cacheMagic), w.created[:]...), 0)
 	}
