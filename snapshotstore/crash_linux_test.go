@@ -13,16 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const crashEnv = "SNAPSHOTSTORE_CRASH_DIR"
+const (
+	crashEnv        = "SNAPSHOTSTORE_CRASH_DIR"
+	crashRestoreEnv = "SNAPSHOTSTORE_CRASH_RESTORE_DIR"
+)
 
 // TestMain lets the test binary be the process that is killed.
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(crashEnv); dir != "" {
-		if err := crashWork(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	for env, work := range map[string]func(string) error{crashEnv: crashWork, crashRestoreEnv: crashRestore} {
+		if dir := os.Getenv(env); dir != "" {
+			if err := work(dir); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		}
-		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -58,9 +63,31 @@ func crashWork(dir string) error {
 	return s.Close()
 }
 
-// Real processes, killed in the kernel at a system call.
-func TestKilledProcess(t *testing.T) {
-	t.Parallel()
+// crashRestore snapshots a service, warms its new place with that, and
+// brings the newest snapshot there.
+func crashRestore(dir string) error {
+	s, err := Open(filepath.Join(dir, "store"), stateOptions(Options{}))
+	if err != nil {
+		return err
+	}
+	var root ID
+	for i, from := range []string{"before", "after"} {
+		info, err := s.PutState(ctxb, filepath.Join(dir, from), StateOptions{Name: "service"})
+		if err != nil {
+			return err
+		}
+		root = info.Root
+		if _, err := s.RestoreState(ctxb, root, filepath.Join(dir, "new", "db"), RestoreOptions{Warm: i == 0}); err != nil {
+			return err
+		}
+	}
+	return s.Close()
+}
+
+// killed runs this test program on dir, killed at a point: the nth call of
+// some system call. It skips the test where that can not be done.
+func killed(t *testing.T, env, dir, point string) {
+	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Skip("strace is not installed")
@@ -68,6 +95,71 @@ func TestKilledProcess(t *testing.T) {
 	if err := exec.Command(strace, "-qq", "-o", os.DevNull, "true").Run(); err != nil {
 		t.Skipf("strace can not trace here: %v", err)
 	}
+	call, when, _ := strings.Cut(point, ":")
+	cmd := exec.Command(strace, "-f", "-qq", "-o", os.DevNull, "-e", "trace="+call,
+		"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%s", call, when), os.Args[0])
+	cmd.Env = append(os.Environ(), env+"="+dir)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Logf("killed: %v", err != nil)
+}
+
+// Whenever a restore is killed, dest is what it was or what it is to be, and
+// nothing of the old copy is lost.
+func TestKilledRestore(t *testing.T) {
+	t.Parallel()
+	before, after := stateSample(t), stateSample(t)
+	for i := range 60 {
+		check(t, os.WriteFile(filepath.Join(before, fmt.Sprint("x", i)), []byte(noise(uint64(i), 5000)), 0o644))
+		check(t, os.WriteFile(filepath.Join(after, fmt.Sprint("x", i)), []byte(noise(uint64(i*(i%2)), 5000)), 0o600))
+	}
+	points := []string{"renameat2:1", "renameat:1", "renameat:2", "renameat:3", "renameat:4", "renameat:5", "renameat:6", "renameat:7",
+		"fsync:4", "fsync:9", "syncfs:2", "syncfs:3", "syncfs:4", "unlinkat:3", "unlinkat:6", "linkat:1", "utimensat:70", "utimensat:100", "fchmod:60", "ftruncate:70"}
+	if testing.Short() {
+		points = points[:3]
+	}
+	for _, point := range points {
+		t.Run(point, func(t *testing.T) {
+			dir := outDir(t)
+			check(t, os.Symlink(before, filepath.Join(dir, "before")))
+			check(t, os.Symlink(after, filepath.Join(dir, "after")))
+			dest := filepath.Join(dir, "new", "db")
+			check(t, os.MkdirAll(filepath.Join(dest, "old"), 0o755))
+			check(t, os.WriteFile(filepath.Join(dest, "old/file"), []byte("stray"), 0o644))
+			old, want := describeState(t, dest), describeState(t, after)
+			killed(t, crashRestoreEnv, dir, point)
+			if got := describeState(t, dest); got != old && got != want {
+				t.Fatalf("neither old nor new:\n%s", got)
+			}
+			check(t, crashRestore(dir))
+			if got := describeState(t, dest); got != want {
+				t.Fatalf("got\n%s\nwant\n%s", got, want)
+			}
+			s := openStore(t, filepath.Join(dir, "store"), stateOptions(Options{}))
+			noProblems(t, s)
+			list, err := s.PreviousStates(dest)
+			check(t, err)
+			kept := false
+			for _, path := range list {
+				kept = kept || describeState(t, path) == old
+			}
+			if !kept {
+				t.Fatalf("the old copy is lost: %v", list)
+			}
+			check(t, s.RemovePrevious(dest))
+			if left := siblings(t, dest); len(left) != 1 {
+				t.Fatalf("left %v", left)
+			}
+		})
+	}
+}
+
+// Real processes, killed in the kernel at a system call.
+func TestKilledProcess(t *testing.T) {
+	t.Parallel()
 	tree := sample(t)
 	for i := range syncEachMost { // beyond that, syncfs
 		check(t, os.WriteFile(filepath.Join(tree, fmt.Sprint("f", i)), nil, 0o644))
@@ -80,19 +172,10 @@ func TestKilledProcess(t *testing.T) {
 	}
 	for _, point := range points {
 		t.Run(point, func(t *testing.T) {
-			call, when, _ := strings.Cut(point, ":")
 			dir := outDir(t)
 			check(t, os.Symlink(tree, filepath.Join(dir, "tree")))
 			check(t, os.Symlink(old, filepath.Join(dir, "old")))
-			cmd := exec.Command(strace, "-f", "-qq", "-o", os.DevNull, "-e", "trace="+call,
-				"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%s", call, when), os.Args[0])
-			cmd.Env = append(os.Environ(), crashEnv+"="+dir)
-			out, err := cmd.CombinedOutput()
-			var exit *exec.ExitError
-			if err != nil && (!errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
-				t.Fatalf("%v: %s", err, out)
-			}
-			t.Logf("killed: %v", err != nil)
+			killed(t, crashEnv, dir, point)
 			afterKill(t, dir, tree)
 		})
 	}
@@ -127,6 +210,38 @@ func afterKill(t *testing.T, dir, tree string) {
 	if len(left) != 2 { // stays, and its marker
 		t.Fatalf("left %v", left)
 	}
+}
+
+func TestFullDiskOfState(t *testing.T) {
+	t.Parallel()
+	mnt := t.TempDir()
+	if err := unix.Mount("none", mnt, "tmpfs", 0, "size=6m,nr_inodes=300"); err != nil {
+		t.Skipf("cannot mount a small tmpfs: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) })
+	big := files(t, map[string]string{"a": noise(1, 5<<20), "b": noise(2, 5<<20)})
+	small := files(t, map[string]string{"a": noise(3, 3<<20), "b": "x"})
+	s := openStore(t, filepath.Join(mnt, "store"), stateOptions(Options{Grace: -1, packTarget: 1 << 20}))
+	if _, err := s.PutState(ctxb, big, StateOptions{}); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("put: %v", err)
+	}
+	noProblems(t, s)
+	_, _, err := s.Collect(ctxb, nil) // makes room even now
+	check(t, err)
+	info := putState(t, s, small, StateOptions{})
+	dest := filepath.Join(mnt, "out")
+	check(t, os.Mkdir(dest, 0o755))
+	check(t, os.WriteFile(filepath.Join(dest, "old"), []byte("old"), 0o600))
+	old := describeState(t, dest)
+	if _, err := s.RestoreState(ctxb, info.Root, dest, RestoreOptions{}); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("restore: %v", err)
+	}
+	if describeState(t, dest) != old || len(siblings(t, dest)) != 2 {
+		t.Fatalf("left %v", siblings(t, dest))
+	}
+	verified(t, s, info.Root, small)
+	mustHave(t, s, info.Root, true)
+	noProblems(t, s)
 }
 
 func TestFullDisk(t *testing.T) {

@@ -48,7 +48,8 @@ type RestoreInfo struct {
 //
 // Owners are those of the snapshot where the process is root, else its own.
 // Holes stay holes; zeros that fill whole pages become holes too. After a
-// crash call it again: what is built already is read, compared and used.
+// crash, or when it was cancelled, call it again: what is built already is
+// read, compared and used. An *EntryError names what could not be made.
 func (s *Store) RestoreState(ctx context.Context, root ID, dest string, opts RestoreOptions) (RestoreInfo, error) {
 	info, err := s.restoreState(ctx, root, dest, opts)
 	if err != nil {
@@ -77,6 +78,7 @@ func (s *Store) restoreState(ctx context.Context, root ID, dest string, opts Res
 	if info, err := p.parent.Lstat(p.name); err == nil && !info.IsDir() {
 		return RestoreInfo{}, ErrExists
 	}
+	caller := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r := &restorer{s: s, ctx: ctx, cancel: cancel, key: key, opts: opts, isRoot: os.Geteuid() == 0, entries: n.totals.Entries,
@@ -84,6 +86,9 @@ func (s *Store) restoreState(ctx context.Context, root ID, dest string, opts Res
 	if err := r.warm(p, n.state); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause // the first error; err may be but its consequence
+		}
+		if r.fresh && caller.Err() == nil { // it may be the room that it takes
+			err = errors.Join(err, removeAll(p.parent, p.warm()))
 		}
 		return RestoreInfo{}, err
 	}

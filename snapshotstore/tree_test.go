@@ -188,6 +188,16 @@ func FuzzDecodeNode(f *testing.F) {
 	for _, s := range append(seeds, appendRef(appendNodeHeader(nil, kindList, packageVersion, 1), kindList, ref{ID{9}, Totals{Bytes: 5}})) {
 		f.Add(s)
 	}
+	state := appendNodeHeader(nil, kindDir, stateVersion, 0)
+	for _, e := range []entry{
+		{Kind: File, Mode: 0o4755, Name: "a", Size: 1 << 20, Refs: []ref{{Totals: Totals{Bytes: 1 << 20}}}, meta: meta{1, 2, fileTime{-3, 4}, []Xattr{{"user.x", "y"}}}},
+		{Kind: HardLink, Name: "b", Target: "d/a"}, {Kind: Fifo, Mode: 0o600, Name: "c"},
+		{Kind: Symlink, Mode: 0o777, Name: "d", Target: "/x"}, {Kind: Dir, Mode: 0o1777, Name: "e", Dir: ref{ID{2}, Totals{3, 2, 1}}},
+	} {
+		state = appendEntry(state, stateVersion, &e)
+	}
+	f.Add(state)
+	f.Add(appendState(nil, &stateRoot{content: ID{3}, mode: 0o700, dir: ref{ID{2}, Totals{3, 2, 1}}}))
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		n, err := decodeNode(plain)
 		if err != nil {
