@@ -30,6 +30,7 @@ var allowed = map[string]struct{ ours, others []string }{
 	"activate/ledger":     {[]string{"activate", "activate/place"}, []string{"golang.org/x/sys"}},
 	"activate/statetest":  {[]string{"activate"}, nil},
 	"activate/fileset":    {[]string{"activate", "activate/ledger", "activate/place"}, nil},
+	"activate/mysql":      {[]string{"activate", "activate/ledger", "activate/tool"}, nil},
 	"activate/postgresql": {[]string{"activate", "activate/ledger", "activate/tool"}, nil},
 	"activate/sqlite":     {[]string{"activate", "activate/ledger", "activate/place"}, []string{"modernc.org/sqlite"}},
 	"snapshotstore":       {nil, []string{"github.com/klauspost/compress", "github.com/zeebo/blake3", "filippo.io/age", "golang.org/x/crypto", "golang.org/x/sys"}},

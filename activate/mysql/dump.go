@@ -1,0 +1,359 @@
+package mysql
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/isonomia-mesh/isonomia/activate"
+	"github.com/isonomia-mesh/isonomia/activate/tool"
+)
+
+const (
+	dumpFile     = "dump.sql"
+	accountsFile = "accounts.json"
+	maxTables    = 1000    // whose rows are facts by name
+	maxHead      = 1 << 16 // bytes of a line that are looked at
+)
+
+// Dump runs mariadb-dump in one transaction and counts the rows in what it says.
+func (m *Module) Dump(ctx context.Context, in activate.Instance, dir string, final bool) (activate.Payload, error) {
+	facts, err := m.dump(ctx, in, dir, final)
+	if err != nil {
+		return activate.Payload{}, fmt.Errorf("dump database %q: %w", database(in), err)
+	}
+	return activate.Payload{Dir: dir, Facts: facts}, nil
+}
+
+func (m *Module) dump(ctx context.Context, in activate.Instance, dir string, final bool) (map[string]string, error) {
+	n, s := database(in), serverOf(in.Settings)
+	there, complete, err := present(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	live, err := m.live(in)
+	if err != nil || !there || !complete || final && live {
+		return nil, errors.Join(err, errors.New("it is absent, not complete, or not stopped"))
+	}
+	accounts, err := s.accounts(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	before, err := count(ctx, s, n)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := mariadbDump(ctx, s, n, filepath.Join(dir, dumpFile))
+	if err != nil {
+		return nil, err
+	}
+	facts := rows.facts()
+	facts["charset"], facts["collation"] = before["charset"], before["collation"]
+	if err := plausible(before, facts, final); err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(accounts, "", "\t")
+	if err != nil {
+		return nil, err
+	}
+	return facts, os.WriteFile(filepath.Join(dir, accountsFile), append(b, '\n'), 0o600)
+}
+
+// plausible compares what was dumped with what was counted before. Nobody wrote to what is stopped; otherwise tables may
+// have gone, or lost rows, meanwhile, but not all of them.
+func plausible(before, dumped map[string]string, final bool) error {
+	if final {
+		return activate.CompareFacts(before, dumped)
+	}
+	if dumped["rows"] == "0" && before["rows"] != "0" || dumped["tables"] == "0" && before["tables"] != "0" {
+		return fmt.Errorf("the dump has %s rows in %s tables, the database %s in %s", dumped["rows"], dumped["tables"], before["rows"], before["tables"])
+	}
+	return nil
+}
+
+func mariadbDump(ctx context.Context, s server, name, path string) (tally, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// Rows are lines of their own, in the order of the primary key.
+	c := s.command("mariadb-dump", "--single-transaction", "--quick", "--routines", "--triggers", "--events", "--hex-blob", "--order-by-primary",
+		"--skip-dump-date", "--no-tablespaces", "--max-allowed-packet=1G", "--", name)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	c.Stdout, c.Timeout = w, loadTimeout
+	wait, err := tool.Start(ctx, c)
+	w.Close()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := scan(r, f)
+	r.Close() // the end of mariadb-dump, if what it says cannot be written
+	if err := errors.Join(err, wait()); err != nil {
+		return nil, err
+	}
+	return rows, f.Close()
+}
+
+const structure = "-- Table structure for table "
+
+// tally counts the rows of each table.
+type tally map[string]int64
+
+func (t tally) facts() map[string]string {
+	facts, total := map[string]string{"tables": strconv.Itoa(len(t))}, int64(0)
+	names := make([]string, 0, len(t))
+	for name, n := range t {
+		names, total = append(names, name), total+n
+	}
+	slices.Sort(names)
+	for _, name := range names[:min(len(names), maxTables)] {
+		facts["rows."+name] = strconv.FormatInt(t[name], 10)
+	}
+	facts["rows"] = strconv.FormatInt(total, 10)
+	return facts
+}
+
+// scan copies a dump from r to w without what tells of the programs, and counts the rows of each table. A dump that does
+// not end as one does is an error. Strings hold no line ends of their own: they are escaped.
+func scan(r io.Reader, w io.Writer) (tally, error) {
+	in, out := bufio.NewReaderSize(r, 1<<16), bufio.NewWriterSize(w, 1<<16)
+	rows := tally{}
+	var table string                   // whose rows follow
+	var data, inserting, complete bool // between the comment that announces rows and their end; in a statement of them
+	header := true
+	for {
+		line, long, err := head(in)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		text := strings.TrimSuffix(string(line[:min(len(line), maxHead)]), "\n")
+		header = header && (text == "" || strings.HasPrefix(text, "--") || strings.HasPrefix(text, "/*M!999999"))
+		if header && varies(text) && !long {
+			continue
+		}
+		end, err := copyLine(in, out, line, long)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case inserting:
+			rows[table]++
+			inserting = !bytes.HasSuffix(end, []byte(";\n"))
+		case strings.HasPrefix(text, structure):
+			if name, _, ok := quoted(text[len(structure):]); ok {
+				rows[name] += 0
+			}
+		case strings.HasPrefix(text, "-- Dumping data for table `"):
+			data = true
+		case text == "UNLOCK TABLES;":
+			data = false
+		case data && strings.HasPrefix(text, "INSERT INTO `"): // elsewhere it is a routine's
+			name, rest, ok := quoted(text[len("INSERT INTO "):])
+			if !ok || !strings.HasPrefix(rest, " ") || !strings.HasSuffix(text, " VALUES") {
+				return nil, fmt.Errorf("the dump has rows in a form that is not known: %.100q", text)
+			}
+			table, inserting = name, true
+		}
+		if text != "" {
+			complete = !inserting && text == "-- Dump completed"
+		}
+	}
+	if !complete {
+		return nil, errors.New("the dump is not complete: its last line is missing")
+	}
+	return rows, out.Flush()
+}
+
+// head reads a line, or the beginning of a long one.
+func head(in *bufio.Reader) (line []byte, long bool, err error) {
+	line, err = in.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		return line, true, nil
+	}
+	if errors.Is(err, io.EOF) && len(line) > 0 {
+		return nil, false, errors.New("the dump ends in the middle of a line")
+	}
+	return line, false, err
+}
+
+// copyLine copies a line of which the beginning was read, and returns its last bytes.
+func copyLine(in *bufio.Reader, out io.Writer, line []byte, long bool) (end []byte, err error) {
+	for {
+		end = append(end, line[max(0, len(line)-2):]...)
+		end = end[max(0, len(end)-2):]
+		if _, err := out.Write(line); err != nil || !long {
+			return end, err
+		}
+		if line, long, err = head(in); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = errors.New("the dump ends in the middle of a line")
+			}
+			return nil, err
+		}
+	}
+}
+
+// quoted reads an identifier in backquotes.
+func quoted(s string) (name, rest string, ok bool) {
+	if !strings.HasPrefix(s, "`") {
+		return "", "", false
+	}
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
+		if s[i] != '`' {
+			b.WriteByte(s[i])
+			continue
+		}
+		if i+1 == len(s) || s[i+1] != '`' {
+			return b.String(), s[i+1:], true
+		}
+		i++
+		b.WriteByte('`')
+	}
+	return "", "", false
+}
+
+// varies says whether a line of the header tells of the programs and not of the state.
+func varies(line string) bool {
+	for _, p := range []string{"/*M!999999", "-- MariaDB dump ", "-- Host: ", "-- Server version"} {
+		if strings.HasPrefix(line, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// count counts the rows of all tables in the database.
+func count(ctx context.Context, s server, name string) (map[string]string, error) {
+	tables, err := s.ask(ctx, fmt.Sprintf(`SELECT JSON_ARRAY('option', DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME) FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s;
+		SELECT JSON_ARRAY('table', TABLE_NAME) FROM information_schema.TABLES WHERE TABLE_SCHEMA = %[1]s AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED');`, literal(name)))
+	if err != nil {
+		return nil, err
+	}
+	var charset, collation string
+	var b strings.Builder
+	b.WriteString("START TRANSACTION WITH CONSISTENT SNAPSHOT;\n")
+	for _, r := range tables {
+		switch text(r, 0) {
+		case "option":
+			charset, collation = text(r, 1), text(r, 2)
+		case "table":
+			fmt.Fprintf(&b, "SELECT JSON_ARRAY(%s, COUNT(*)) FROM %s.%s;\n", literal(text(r, 1)), identifier(name), identifier(text(r, 1)))
+		}
+	}
+	counts, err := s.ask(ctx, b.String())
+	if err != nil {
+		return nil, err
+	}
+	t := tally{}
+	for _, r := range counts {
+		n, err := strconv.ParseFloat(text(r, 1), 64)
+		if err != nil {
+			return nil, fmt.Errorf("count the rows of %q: %w", text(r, 0), err)
+		}
+		t[text(r, 0)] = int64(n)
+	}
+	facts := t.facts()
+	facts["charset"], facts["collation"] = charset, collation
+	return facts, nil
+}
+
+// grant is what an account may do in the database, and how it is made where it is not there.
+type grant struct {
+	User       string `json:"user"`
+	Host       string `json:"host"`
+	Create     string `json:"create"`     // a statement; holds the digest of its password
+	Privileges string `json:"privileges"` // as GRANT takes them
+	Grantable  bool   `json:"grantable,omitempty"`
+}
+
+type grants []grant
+
+const (
+	maxGrants       = 10_000
+	maxAccountsFile = 16 << 20 // bytes
+)
+
+// accounts are those that are granted something on the database, roles aside.
+func (s server) accounts(ctx context.Context, name string) (grants, error) {
+	rows, err := s.ask(ctx, fmt.Sprintf("SELECT JSON_ARRAY(User, Host, Db) FROM mysql.db WHERE Host <> '' AND %s IN (%s, %s) ORDER BY User, Host;",
+		plain("Db"), literal(name), literal(name+suffix)))
+	if err != nil {
+		return nil, err
+	}
+	all := grants{}
+	for _, r := range rows {
+		g := grant{User: text(r, 0), Host: text(r, 1)}
+		created, err := s.texts(ctx, "SHOW CREATE USER "+account(g.User, g.Host))
+		if err != nil {
+			return nil, err
+		}
+		g.Create = strings.Join(created, "\n")
+		given, err := s.texts(ctx, "SHOW GRANTS FOR "+account(g.User, g.Host))
+		if err != nil {
+			return nil, err
+		}
+		on := " ON " + identifier(text(r, 2)) + ".* TO "
+		for _, line := range given {
+			if privileges, rest, ok := strings.Cut(strings.TrimPrefix(line, "GRANT "), on); ok {
+				g.Privileges, g.Grantable = privileges, strings.HasSuffix(rest, " WITH GRANT OPTION")
+				all = append(all, g)
+			}
+		}
+	}
+	return all, nil
+}
+
+func readAccounts(path string) (grants, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxAccountsFile))
+	if err != nil {
+		return nil, err
+	}
+	var all grants
+	if err := json.Unmarshal(b, &all); err != nil {
+		return nil, fmt.Errorf("read accounts %q: %w", path, err)
+	}
+	if len(all) > maxGrants {
+		return nil, fmt.Errorf("read accounts %q: %d of them", path, len(all))
+	}
+	return all, nil
+}
+
+// grant makes the accounts that are not there, and withholds what they are granted until the start.
+func (gs grants) grant(name string) string {
+	var b strings.Builder
+	db := strings.NewReplacer("_", `\_`, "%", `\%`).Replace(name + suffix)
+	for _, g := range gs {
+		if rest, ok := strings.CutPrefix(g.Create, "CREATE USER "); ok {
+			fmt.Fprintf(&b, "CREATE USER IF NOT EXISTS %s;\n", rest)
+		}
+		option := ""
+		if g.Grantable {
+			option = " WITH GRANT OPTION"
+		}
+		fmt.Fprintf(&b, "GRANT %s ON %s.* TO %s%s;\n", g.Privileges, identifier(db), account(g.User, g.Host), option)
+	}
+	return b.String()
+}
