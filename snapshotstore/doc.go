@@ -1,17 +1,19 @@
 // Package snapshotstore keeps content-addressed trees: the packages of
-// services now, generations of state snapshots on the same objects later.
+// services, and snapshots of their state.
 //
 // Everything is an object of at most MaxObject plain bytes, named by the
-// BLAKE3 hash of its plain bytes. There are three kinds:
+// BLAKE3 hash of its plain bytes; for snapshots keyed with the cluster's store
+// key. There are four kinds:
 //
 //	chunk      a piece of a file, cut where the content says (chunker.go)
 //	list       refs to the chunks, or smaller lists, of one large file
 //	directory  entries, or refs to parts of one large directory
+//	state      the root of a snapshot
 //
-// A tree is the ID of its root directory object. The same content gives the
-// same root on every machine.
+// A package is the ID of its root directory object, a snapshot that of its
+// state object. The same content gives the same root on every machine.
 //
-// # Tree objects (tree.go)
+// # Tree objects of packages: version 1 (tree.go)
 //
 // Integers are minimal unsigned varints. A list or a directory:
 //
@@ -35,6 +37,50 @@
 // totals in a root hold for the whole tree: one comparison at the root refuses
 // a tree that is too large, however often it repeats its parts.
 //
+// # Tree objects of snapshots: version 2 (statetree.go)
+//
+// Lists and directories as above, with a 2 for the version, and
+//
+//	+-----+---+---+-------------+------+------+------------------------------+
+//	| 'S' | 2 | 0 | content[32] | mode | meta | entries files bytes id[32]   |
+//	+-----+---+---+-------------+------+------+------------------------------+
+//	                the mode and meta of the root, and its directory
+//
+//	entry = kind[1] mode meta nameLen name, then
+//	  'd', 'f', 'l'  as above
+//	  'h' hard link  pathLen path                  of an 'f' that comes earlier in the walk
+//	  'p' fifo       nothing
+//	meta  = uid gid seconds nanoseconds n, n times (nameLen name valueLen value)
+//
+// mode is at most 07777; that of a hard link is 0 and its meta empty. seconds
+// is a signed (zigzag) varint. Attributes are in ascending order: user.* and
+// the two system.posix_acl_*, together at most 64 KiB. A ref in a file or list
+// whose id is all zeros is a hole: every run of zeros that fills whole grains
+// of 64 KiB, counted from the beginning of the file, is one, however the file
+// system kept it; what is between holes is cut into chunks by itself.
+//
+// content is the keyed hash of the root's entry, with no name and no time, in
+// which the directory's id is the content of the directory: the keyed hash of
+// its entries one after the other, again without times and with contents in
+// the place of ids. (A directory that is split into parts is not so for this.)
+//
+// # Scan caches (scancache.go)
+//
+//	DIR/scans/state-NAME   what PutState saw: see StateOptions.Name
+//	DIR/scans/warm-NAME    what RestoreState left in a warm copy
+//
+//	cache  = "ISOSCAN1" created[8] block*
+//	block  = length[4] tag[32] kind[1] payload      length of kind and payload, at most 1 MiB
+//	tag    = keyed hash of created[8] offset[8] kind payload
+//	  'E' records of one directory, in order of names
+//	  'I' index: offsets[8] of a directory's blocks of records
+//	  'T' end: offset[8] of the root's index, number of files[8]; the last block
+//	record = 'f' ctime dev ino entry                 entry in version 2; ctime as in meta
+//	       | 'd' nameLen name offset                 of that directory's index
+//
+// NAME is 32 hexadecimal digits of the keyed hash of "state" or "warm", NUL,
+// and the name.
+//
 // # Stored objects (object.go)
 //
 //	+--------+------------+--------------+---------------------+
@@ -50,6 +96,7 @@
 //
 //	DIR/lock               held with flock: one writer, or many readers
 //	DIR/store              "isonomia store 1\n"
+//	DIR/scans/             caches: may be deleted
 //	DIR/packs/N.pack       sealed, never changed
 //	DIR/packs/N.open       being appended to
 //	DIR/packs/N.tmp        output of an unfinished Collect, removed by Open

@@ -316,7 +316,7 @@ func (w *workload) run(s *Store) (first error) {
 
 // sound checks what must hold after any fault: the store opens, Check accepts
 // it, all that was acknowledged is there, and it works.
-func (w *workload) sound(dir, when string) {
+func (w *workload) sound(dir, when string, state bool) {
 	w.t.Helper()
 	s, err := Open(dir, faultOptions(noSync{}))
 	if err != nil {
@@ -342,7 +342,9 @@ func (w *workload) sound(dir, when string) {
 	} else if has, err := s.HasTree(ctxb, info.Root); !has || err != nil {
 		w.t.Fatalf("%s: put: %v", when, err)
 	}
-	w.soundState(s, when)
+	if state {
+		w.soundState(s, when)
+	}
 }
 
 // soundState checks that no scan cache that a fault left hides anything.
@@ -408,9 +410,9 @@ func TestDeathAtEveryOperation(t *testing.T) {
 		for i := range 3 {
 			fresh := filepath.Join(base, fmt.Sprint("power", i))
 			d.cutPower(t, dir, fresh, rnd)
-			w.sound(fresh, fmt.Sprintf("power cut %d at operation %d of seed %d", i, at, seed))
+			w.sound(fresh, fmt.Sprintf("power cut %d at operation %d of seed %d", i, at, seed), i == 0)
 		}
-		w.sound(dir, fmt.Sprintf("death at operation %d", at))
+		w.sound(dir, fmt.Sprintf("death at operation %d", at), true)
 		check(t, os.RemoveAll(base))
 		return d.dead
 	})
@@ -432,7 +434,7 @@ func TestFailureOfEveryOperation(t *testing.T) {
 			if err != nil && !errors.Is(err, fail) {
 				t.Fatalf("%v at operation %d: %v", fail, at, err)
 			}
-			w.sound(dir, fmt.Sprintf("%v at operation %d", fail, at))
+			w.sound(dir, fmt.Sprintf("%v at operation %d", fail, at), true)
 			check(t, os.RemoveAll(dir))
 			return d.ops >= at
 		})
