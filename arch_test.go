@@ -30,6 +30,7 @@ var allowed = map[string]struct{ ours, others []string }{
 	"activate/ledger":     {[]string{"activate", "activate/place"}, []string{"golang.org/x/sys"}},
 	"activate/statetest":  {[]string{"activate"}, nil},
 	"activate/fileset":    {[]string{"activate", "activate/ledger", "activate/place"}, nil},
+	"activate/git":        {[]string{"activate", "activate/ledger", "activate/place", "activate/tool"}, nil},
 	"activate/mysql":      {[]string{"activate", "activate/ledger", "activate/tool"}, nil},
 	"activate/postgresql": {[]string{"activate", "activate/ledger", "activate/tool"}, nil},
 	"activate/sqlite":     {[]string{"activate", "activate/ledger", "activate/place"}, []string{"modernc.org/sqlite"}},
