@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -87,13 +88,16 @@ func Find(program string, dirs ...string) (string, error) {
 	if strings.Contains(program, "/") {
 		return program, nil
 	}
-	for _, dir := range append(dirs, filepath.SplitList(Path)...) {
+	for _, dir := range append(slices.Clone(dirs), filepath.SplitList(Path)...) {
+		if !filepath.IsAbs(dir) {
+			continue
+		}
 		path := filepath.Join(dir, program)
 		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o111 != 0 {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("find program %q: not in %s", program, strings.Join(append(dirs, Path), ":"))
+	return "", fmt.Errorf("find program %q: not in %s", program, strings.Join(append(slices.Clone(dirs), Path), ":"))
 }
 
 // Run runs c to its end. When ctx or the timeout ends, c and the children of its process group are killed.
@@ -148,7 +152,7 @@ func prepare(ctx context.Context, c Command) (*exec.Cmd, *tail, context.CancelFu
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w (%v)", errTimeout, timeout))
 	cmd := exec.CommandContext(ctx, path, c.Args...)
-	cmd.Env = append([]string{"PATH=" + strings.Join(append(c.Dirs, Path), ":"), "HOME=/nonexistent", "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "TZ=UTC"}, c.Env...)
+	cmd.Env = append([]string{"PATH=" + strings.Join(append(slices.Clone(c.Dirs), Path), ":"), "HOME=/nonexistent", "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "TZ=UTC"}, c.Env...)
 	cmd.Dir, cmd.Stdin, cmd.Stdout = c.Dir, c.Stdin, c.Stdout
 	if cmd.Dir == "" {
 		cmd.Dir = "/"
