@@ -143,7 +143,7 @@ func TestImportRefuses(t *testing.T) {
 }
 
 func FuzzImportTar(f *testing.F) {
-	s := stateStore(f, Options{})
+	s := stateStore(f, Options{disk: noSync{}})
 	f.Add(archive(f, tar.Header{Typeflag: tar.TypeReg, Name: "a/b"}, tar.Header{Typeflag: tar.TypeLink, Name: "c", Linkname: "a/b"},
 		tar.Header{Typeflag: tar.TypeSymlink, Name: "d", Linkname: "/x"}, tar.Header{Typeflag: tar.TypeFifo, Name: "e"},
 		tar.Header{Typeflag: tar.TypeReg, Name: "x", PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}))
@@ -163,12 +163,17 @@ func FuzzImportTar(f *testing.F) {
 		if entries != info.Entries+1 || entries > 101 {
 			t.Fatalf("%d entries, %+v", entries, info)
 		}
-		dest := filepath.Join(t.TempDir(), "out")
-		if _, err := s.RestoreState(ctxb, info.Root, dest, RestoreOptions{Owner: &Owner{uint32(os.Getuid()), uint32(os.Getgid())}}); err != nil {
-			var e *EntryError
+		var out bytes.Buffer
+		if err := s.ExportTar(ctxb, info.Root, &out); err != nil {
+			var e *EntryError // what tar can not express, such as "=" in the name of an attribute
 			if !errors.As(err, &e) {
 				t.Fatal(err)
 			}
+			return
+		}
+		again, err := s.ImportTar(ctxb, &out, ImportOptions{Limits: Limits{Entries: 100, Bytes: 10 << 20}})
+		if err != nil || again.Root != info.Root {
+			t.Fatalf("%v: %+v, exported again %+v", err, info, again)
 		}
 	})
 }

@@ -1,0 +1,120 @@
+package snapshotstore
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// BenchmarkMove moves a state of one 1 GiB file (256 MiB with -short) of which
+// one per cent changed since the warm copy, in three shapes: what the pause of
+// a move consists of here, and what is sent for a byte that changed.
+func BenchmarkMove(b *testing.B) {
+	size := int64(1 << 30)
+	if testing.Short() {
+		size >>= 2
+	}
+	for _, shape := range []string{"range", "inserts", "pages"} {
+		b.Run(shape, func(b *testing.B) {
+			sum := map[string]time.Duration{}
+			var sent, changed uint64
+			for b.Loop() {
+				m := newMove(b, size)
+				m.hop(b, RestoreOptions{Warm: true})
+				changed += m.change(b, shape)
+				age(b, m.dir)
+				steps, n := m.hop(b, RestoreOptions{})
+				sent += n
+				for step, d := range steps {
+					sum[step] += d
+				}
+				check(b, os.RemoveAll(m.base))
+			}
+			b.ReportMetric(float64(sent)/float64(changed), "sent/changed")
+			for step, d := range sum {
+				b.ReportMetric(d.Seconds()/float64(b.N), step+"-s")
+			}
+		})
+	}
+}
+
+// move is a service with one file on its way between two stores.
+type move struct {
+	base, dir, dest string
+	from, to        *Store
+	rnd             *rand.Rand
+}
+
+func newMove(b *testing.B, size int64) *move {
+	base := outDir(b)
+	m := &move{base: base, dir: filepath.Join(base, "service"), dest: filepath.Join(base, "moved"), rnd: rand.New(rand.NewPCG(1, 1))}
+	m.from = openStore(b, filepath.Join(base, "from"), Options{Keys: [][32]byte{testKey}})
+	m.to = openStore(b, filepath.Join(base, "to"), Options{Keys: [][32]byte{testKey}})
+	check(b, os.Mkdir(m.dir, 0o755))
+	f, err := os.Create(filepath.Join(m.dir, "db"))
+	check(b, err)
+	for at := int64(0); at < size; at += 1 << 20 {
+		_, err := f.WriteString(noise(uint64(at>>20), 1<<20))
+		check(b, err)
+	}
+	check(b, f.Close())
+	age(b, m.dir)
+	return m
+}
+
+// hop is one round: snapshot, transfer, restore, verify.
+func (m *move) hop(b *testing.B, opts RestoreOptions) (map[string]time.Duration, uint64) {
+	steps := map[string]time.Duration{}
+	timed := func(step string, f func()) {
+		start := time.Now()
+		f()
+		steps[step] = time.Since(start)
+	}
+	var info StateInfo
+	before := m.to.Stats().Disk
+	timed("snapshot", func() { info = putState(b, m.from, m.dir, StateOptions{Quiet: !opts.Warm}) })
+	timed("fetch", func() {
+		check(b, m.to.Fetch(ctxb, info.Root, []Source{&storeSource{name: "from", store: m.from}}, nil))
+	})
+	sent := uint64(m.to.Stats().Disk - before)
+	timed("restore", func() { restore(b, m.to, info.Root, m.dest, opts) })
+	if !opts.Warm {
+		timed("verify", func() { verified(b, m.to, info.Root, m.dest) })
+	}
+	return steps, sent
+}
+
+// change changes one per cent of the file and returns how many bytes that is.
+func (m *move) change(b *testing.B, shape string) uint64 {
+	path := filepath.Join(m.dir, "db")
+	info, err := os.Stat(path)
+	check(b, err)
+	size, amount := info.Size(), info.Size()/100
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	check(b, err)
+	defer f.Close()
+	switch shape {
+	case "range":
+		_, err := f.WriteAt([]byte(noise(77, int(amount))), size/3)
+		check(b, err)
+	case "pages":
+		for i := range amount / page {
+			_, err := f.WriteAt([]byte(noise(uint64(i), page)), m.rnd.Int64N(size/page)*page)
+			check(b, err)
+		}
+	case "inserts":
+		data, err := os.ReadFile(path)
+		check(b, err)
+		var out []byte
+		n := amount / 10_240
+		for i := range n {
+			part := data[int64(len(data))*i/n : int64(len(data))*(i+1)/n]
+			k := m.rnd.IntN(len(part))
+			out = append(append(append(out, part[:k]...), noise(uint64(i)+1000, 10_240)...), part[k:]...)
+		}
+		check(b, os.WriteFile(path, out, 0o644))
+	}
+	return uint64(amount)
+}
