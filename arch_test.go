@@ -34,6 +34,7 @@ var allowed = map[string]struct{ ours, others []string }{
 	"activate/mysql":      {[]string{"activate", "activate/ledger", "activate/tool"}, nil},
 	"activate/postgresql": {[]string{"activate", "activate/ledger", "activate/tool"}, nil},
 	"activate/subversion": {[]string{"activate", "activate/ledger", "activate/place", "activate/tool"}, nil},
+	"activate/redis":      {[]string{"activate", "activate/keeper", "activate/ledger", "activate/place", "activate/process", "activate/tool"}, nil},
 	"activate/sqlite":     {[]string{"activate", "activate/ledger", "activate/place"}, []string{"modernc.org/sqlite"}},
 	"snapshotstore":       {nil, []string{"github.com/klauspost/compress", "github.com/zeebo/blake3", "filippo.io/age", "golang.org/x/crypto", "golang.org/x/sys"}},
 	"node/api":            {nil, nil},

@@ -15,25 +15,33 @@ import (
 	"github.com/isonomia-mesh/isonomia/activate/keeper"
 )
 
-// prefix of the keeper's ids that are this module's: process:ROW#ATTEMPT.
-const prefix = "process:"
+// Type is the module's name in models.
+const Type = "process"
 
 // Module runs programs under a keeper. It keeps nothing itself: what runs is what the keeper says.
 type Module struct {
 	keeper *keeper.Client
 	log    *slog.Logger
+	prefix string // of the keeper's ids that are this module's: process:ROW#ATTEMPT
 }
 
 var _ activate.Module = (*Module)(nil)
 
 // New makes the module. k serves for its whole life, also when the keeper behind it is started anew.
-func New(k *keeper.Client, log *slog.Logger) *Module { return &Module{keeper: k, log: log} }
+func New(k *keeper.Client, log *slog.Logger) *Module { return NewFor(Type, k, log) }
 
-func keeperID(row string, attempt int) string { return prefix + row + "#" + strconv.Itoa(attempt) }
+// NewFor makes the part of another module that runs programs: what it starts is seen by it alone.
+func NewFor(module string, k *keeper.Client, log *slog.Logger) *Module {
+	return &Module{keeper: k, log: log, prefix: module + ":"}
+}
+
+func (m *Module) keeperID(row string, attempt int) string {
+	return m.prefix + row + "#" + strconv.Itoa(attempt)
+}
 
 // parseID is the reverse of keeperID; what is not this module's is not ok.
-func parseID(id string) (row string, attempt int, ok bool) {
-	rest, ok := strings.CutPrefix(id, prefix)
+func (m *Module) parseID(id string) (row string, attempt int, ok bool) {
+	rest, ok := strings.CutPrefix(id, m.prefix)
 	i := strings.LastIndexByte(rest, '#')
 	if !ok || i < 0 {
 		return "", 0, false
@@ -59,7 +67,7 @@ func (m *Module) Prepare(ctx context.Context, in activate.Instance) error {
 			return false
 		}
 		id, err := m.keeper.Owner(ctx, pid)
-		row, _, ok := parseID(id)
+		row, _, ok := m.parseID(id)
 		return err == nil && ok && slices.Contains(rows, row)
 	}
 	for _, name := range sortedPorts(in.Spec) {
@@ -87,7 +95,7 @@ func (m *Module) spec(in activate.Instance) (keeper.Spec, error) {
 	if err != nil {
 		return keeper.Spec{}, err
 	}
-	start := keeperID(in.ID, in.Attempt)
+	start := m.keeperID(in.ID, in.Attempt)
 	notify := m.keeper.NotifyPath(start)
 	env, err := environ(in, id, notify)
 	if err != nil {
@@ -115,7 +123,7 @@ func (m *Module) Observe(ctx context.Context) ([]activate.Running, error) {
 	}
 	var all []activate.Running
 	for _, s := range list {
-		if row, attempt, ok := parseID(s.ID); ok {
+		if row, attempt, ok := m.parseID(s.ID); ok {
 			all = append(all, running(row, attempt, s))
 		}
 	}
@@ -143,7 +151,7 @@ func exit(e keeper.Exit) activate.Exit {
 func (m *Module) Watch(ctx context.Context, changed func()) error {
 	changed()
 	return m.keeper.Watch(ctx, "", func(s keeper.Status) bool {
-		if strings.HasPrefix(s.ID, prefix) {
+		if strings.HasPrefix(s.ID, m.prefix) {
 			changed()
 		}
 		return true
@@ -168,7 +176,7 @@ func (m *Module) end(ctx context.Context, in activate.Instance, which func(attem
 		return err
 	}
 	for _, s := range list {
-		row, attempt, ok := parseID(s.ID)
+		row, attempt, ok := m.parseID(s.ID)
 		if !ok || row != in.ID || !which(attempt) {
 			continue
 		}

@@ -462,13 +462,14 @@ func TestCommandProbeEndsWithItsChildren(t *testing.T) {
 
 func TestIDs(t *testing.T) {
 	t.Parallel()
+	m := New(nil, nil)
 	for _, row := range []string{"", "a", "a#1", "web@n1#"} {
-		if got, attempt, ok := parseID(keeperID(row, 7)); got != row || attempt != 7 || !ok {
+		if got, attempt, ok := m.parseID(m.keeperID(row, 7)); got != row || attempt != 7 || !ok {
 			t.Errorf("%q: %q %d %v", row, got, attempt, ok)
 		}
 	}
 	for _, id := range []string{"", "x", "process:a", "process:a#b", "other:a#1"} {
-		if _, _, ok := parseID(id); ok {
+		if _, _, ok := m.parseID(id); ok {
 			t.Errorf("%q is ours", id)
 		}
 	}

@@ -44,7 +44,7 @@ func (m *Module) stopped(ctx context.Context, in activate.Instance) error {
 		return err
 	}
 	for _, s := range list {
-		if row, _, ok := parseID(s.ID); ok && row == in.ID && s.State != keeper.Exited {
+		if row, _, ok := m.parseID(s.ID); ok && row == in.ID && s.State != keeper.Exited {
 			return fmt.Errorf("pid %d of it runs", s.PID)
 		}
 	}
