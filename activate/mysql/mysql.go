@@ -41,7 +41,8 @@ var _ activate.Stateful = (*Module)(nil)
 // New makes the module. What it remembers is in dir.
 func New(dir string) *Module { return &Module{ledger.Open(dir)} }
 
-// Prepare looks for the programs and the package's *.sql, and asks the server whether what is granted can be withheld.
+// Prepare looks for the programs and the package's *.sql, and asks the server whether what is granted can be withheld, if
+// it is there already: it may be started by the same deployment.
 func (m *Module) Prepare(ctx context.Context, in activate.Instance) error {
 	n := database(in)
 	if n == "" || len(n) > maxName || strings.ContainsAny(n, "\x00/\\.") || strings.HasSuffix(n, " ") {
@@ -53,6 +54,9 @@ func (m *Module) Prepare(ctx context.Context, in activate.Instance) error {
 	s := serverOf(in.Settings)
 	if _, err := tool.Find("mariadb-dump", s.dirs...); err != nil {
 		return err
+	}
+	if _, err := os.Stat(s.socket); err != nil {
+		return nil
 	}
 	return s.patterns(ctx, n)
 }
@@ -166,10 +170,14 @@ func (m *Module) start(ctx context.Context, in activate.Instance) error {
 	if err := m.Create(ctx, in); err != nil {
 		return err
 	}
+	s := serverOf(in.Settings)
+	if err := s.patterns(ctx, database(in)); err != nil {
+		return err
+	}
 	if err := m.Activate(in); err != nil {
 		return err
 	}
-	_, err := serverOf(in.Settings).ask(ctx, show(database(in)))
+	_, err := s.ask(ctx, show(database(in)))
 	return err
 }
 

@@ -294,6 +294,12 @@ func patterns(t *testing.T, d *daemon) {
 	if err := m.Prepare(t.Context(), in); err == nil || !strings.Contains(err.Error(), "many") {
 		t.Errorf("prepared: %v", err)
 	}
+	if err := m.Start(t.Context(), in); err == nil || !strings.Contains(err.Error(), "many") {
+		t.Errorf("started: %v", err)
+	}
+	if list, err := m.Observe(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("observed %+v, %v", list, err)
+	}
 }
 
 // crash kills the server in the middle of a dump.

@@ -43,19 +43,15 @@ var _ activate.Stateful = (*Module)(nil)
 // New makes the module. What it remembers is in dir.
 func New(dir string) *Module { return &Module{ledger.Open(dir)} }
 
-// Prepare looks for the programs and the package's *.sql, and asks the server.
-func (m *Module) Prepare(ctx context.Context, in activate.Instance) error {
+// Prepare looks for the programs and the package's *.sql. The server may be started by the same deployment.
+func (m *Module) Prepare(_ context.Context, in activate.Instance) error {
 	if n := database(in); n == "" || len(n) > maxName || strings.ContainsRune(n, 0) {
 		return fmt.Errorf("database %q: its name must have 1 to %d bytes", n, maxName)
 	}
 	if _, err := ledger.PackageFiles(in, ".sql", maxSchema); err != nil {
 		return err
 	}
-	s := serverOf(in.Settings)
-	if _, err := tool.Find("pg_dump", s.dirs...); err != nil {
-		return err
-	}
-	_, err := s.databases(ctx, database(in))
+	_, err := tool.Find("pg_dump", serverOf(in.Settings).dirs...)
 	return err
 }
 
