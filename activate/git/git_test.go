@@ -96,7 +96,7 @@ func TestConformance(t *testing.T) {
 				if serr != nil {
 					t.Fatal(serr)
 				}
-				err = os.Truncate(pack, fi.Size()-1)
+				err = errors.Join(os.Chmod(pack, 0o600), os.Truncate(pack, fi.Size()-1))
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -141,10 +141,11 @@ func TestDumpFailures(t *testing.T) {
 	if p, err := m.Dump(t.Context(), in, t.TempDir(), false); err != nil || p.Facts["refs"] != "2" {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	small := statetest.SmallDisk(t, "4k")
-	if p, err := m.Dump(t.Context(), in, small, false); err == nil {
-		t.Errorf("dumped to a full disk: %+v", p)
-	}
+	t.Run("full disk", func(t *testing.T) {
+		if p, err := m.Dump(t.Context(), in, statetest.SmallDisk(t, "4k"), false); err == nil {
+			t.Errorf("dumped: %+v", p)
+		}
+	})
 	id, err := git(t.Context(), path, "rev-parse", "main:file")
 	if err != nil {
 		t.Fatal(err)

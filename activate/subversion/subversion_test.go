@@ -144,7 +144,7 @@ func TestDumpFailures(t *testing.T) {
 	if p, err := m.Dump(t.Context(), in, t.TempDir(), false); err != nil || p.Facts["youngest"] != "2" {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	refused("full disk", in, statetest.SmallDisk(t, "4k"))
+	t.Run("full disk", func(t *testing.T) { refused("full disk", in, statetest.SmallDisk(t, "4k")) })
 	revs, _ := filepath.Glob(filepath.Join(string(place.Place(in.StateDir)), "live/db/revs/0/2"))
 	if len(revs) != 1 {
 		t.Fatal(revs)
