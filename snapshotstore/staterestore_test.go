@@ -277,10 +277,9 @@ func mutate(t testing.TB, dir string, rnd *rand.Rand) {
 		info, err := os.Lstat(path)
 		switch op := rnd.IntN(9); {
 		case op == 0:
-			check(t, os.RemoveAll(path))
-			check(t, os.MkdirAll(filepath.Dir(path), 0o755))
+			_ = os.RemoveAll(path) // what was a directory above it may be a file now; so below
 		case op == 1 && err != nil:
-			check(t, os.MkdirAll(path, 0o750))
+			_ = os.MkdirAll(path, 0o750)
 		case op == 2 && err != nil && len(all) > 0:
 			if old := all[rnd.IntN(len(all))]; kindOf(old) != fs.ModeSymlink { // several names of a symlink are not kept
 				_ = os.Link(old, path) // of what may be gone
