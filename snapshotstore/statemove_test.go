@@ -97,11 +97,11 @@ func (m *move) change(b *testing.B, shape string) uint64 {
 	defer f.Close()
 	switch shape {
 	case "range":
-		_, err := f.WriteAt([]byte(noise(77, int(amount))), size/3)
+		_, err := f.WriteAt([]byte(noise(1<<20, int(amount))), size/3)
 		check(b, err)
 	case "pages":
 		for i := range amount / page {
-			_, err := f.WriteAt([]byte(noise(uint64(i), page)), m.rnd.Int64N(size/page)*page)
+			_, err := f.WriteAt([]byte(noise(1<<20+uint64(i), page)), m.rnd.Int64N(size/page)*page)
 			check(b, err)
 		}
 	case "inserts":
@@ -112,7 +112,7 @@ func (m *move) change(b *testing.B, shape string) uint64 {
 		for i := range n {
 			part := data[int64(len(data))*i/n : int64(len(data))*(i+1)/n]
 			k := m.rnd.IntN(len(part))
-			out = append(append(append(out, part[:k]...), noise(uint64(i)+1000, 10_240)...), part[k:]...)
+			out = append(append(append(out, part[:k]...), noise(1<<20+uint64(i), 10_240)...), part[k:]...)
 		}
 		check(b, os.WriteFile(path, out, 0o644))
 	}
