@@ -152,6 +152,8 @@ type Part struct {
 	Counters map[string]int    `cbor:"9,keyasint,omitempty"`
 	Order    []Order           `cbor:"10,keyasint,omitempty"`
 	Packages map[string]string `cbor:"11,keyasint,omitempty"` // service -> tree id
+	// Policies are those that change; one that is not managed ends the service's.
+	Policies map[string]StatePolicy `cbor:"12,keyasint,omitempty"`
 }
 
 // Order changes what a row that stays activates after: order is not in a row's hash, so it is no reason to restart.
@@ -180,7 +182,7 @@ type Claims struct {
 // Claim is one row's.
 type Claim struct {
 	Row        string `cbor:"1,keyasint"`
-	Phase      Phase  `cbor:"2,keyasint"` // Starting or Stopping
+	Phase      Phase  `cbor:"2,keyasint"` // Starting, Stopping, Saving or Restoring
 	Generation uint64 `cbor:"3,keyasint"` // newest that the claimant saw
 }
 
@@ -200,6 +202,8 @@ type Report struct {
 	Reason   string `cbor:"4,keyasint"`
 	Attempts int    `cbor:"5,keyasint"`
 	Output   string `cbor:"6,keyasint"` // at most MaxOutput bytes
+	// Snapshot is what was saved, or of what was restored the ID.
+	Snapshot *Snapshot `cbor:"7,keyasint,omitempty"`
 }
 
 // MaxOutput bounds the last output kept with a failed row, in bytes.
@@ -234,21 +238,50 @@ type RecordBuild struct {
 	Replace bool        `cbor:"2,keyasint"` // --rebuild
 }
 
-func (Init) command()        {}
-func (Admit) command()       {}
-func (CreateToken) command() {}
-func (RevokeToken) command() {}
-func (UpdateNode) command()  {}
-func (MarkDown) command()    {}
-func (MarkUp) command()      {}
-func (RemoveNode) command()  {}
-func (SealCA) command()      {}
-func (Begin) command()       {}
-func (Part) command()        {}
-func (Commit) command()      {}
-func (Claims) command()      {}
-func (Reports) command()     {}
-func (Finish) command()      {}
-func (Retry) command()       {}
-func (Abort) command()       {}
-func (RecordBuild) command() {}
+func (Init) command()          {}
+func (Admit) command()         {}
+func (CreateToken) command()   {}
+func (RevokeToken) command()   {}
+func (UpdateNode) command()    {}
+func (MarkDown) command()      {}
+func (MarkUp) command()        {}
+func (RemoveNode) command()    {}
+func (SealCA) command()        {}
+func (Begin) command()         {}
+func (Part) command()          {}
+func (Commit) command()        {}
+func (Claims) command()        {}
+func (Reports) command()       {}
+func (Finish) command()        {}
+func (Retry) command()         {}
+func (Abort) command()         {}
+func (RecordBuild) command()   {}
+func (TakeSnapshot) command()  {}
+func (HoldSnapshots) command() {}
+func (DropSnapshots) command() {}
+
+// TakeSnapshot puts a snapshot into the catalogue, at its generation or as the newest one if nothing changed.
+type TakeSnapshot struct {
+	Snapshot Snapshot `cbor:"1,keyasint"`
+	Epoch    uint64   `cbor:"2,keyasint"` // of the node that took it
+	Foreign  bool     `cbor:"3,keyasint"` // imported: the node need not have custody
+}
+
+// HoldSnapshots says that a node holds snapshots, or has lost them.
+type HoldSnapshots struct {
+	Node  string         `cbor:"1,keyasint"`
+	Items []HeldSnapshot `cbor:"2,keyasint"`
+}
+
+// HeldSnapshot is one of them.
+type HeldSnapshot struct {
+	Key  string `cbor:"1,keyasint"`
+	ID   string `cbor:"2,keyasint"`
+	Lost bool   `cbor:"3,keyasint"`
+}
+
+// DropSnapshots takes snapshots out of the catalogue. What must stay (the newest, the last proven or checked one, what
+// custody refers to) stays.
+type DropSnapshots struct {
+	Keys []string `cbor:"1,keyasint"`
+}

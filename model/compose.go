@@ -29,6 +29,7 @@ type Manifest struct {
 	Reserve  []Reservation
 	Release  []string
 	Counters map[string]int
+	Policies map[string]StatePolicy // by service: of those with managed state
 	Warnings []string
 	Digest   string
 }
@@ -351,7 +352,7 @@ func (c *composer) string(e hcl.Expression, sc Scope) string {
 }
 
 func (c *composer) manifest() Manifest {
-	m := Manifest{Counters: c.numbers.moved, Warnings: c.warnings}
+	m := Manifest{Counters: c.numbers.moved, Policies: policies(c.services), Warnings: c.warnings}
 	for _, byNode := range c.rows {
 		for _, r := range byNode {
 			m.Rows = append(m.Rows, r)
@@ -361,6 +362,16 @@ func (c *composer) manifest() Manifest {
 	m.Reserve, m.Release = c.reservationChanges()
 	m.Digest = digestRows(m.Rows, sortedValues(c.reserved))
 	return m
+}
+
+func policies(services []*Service) map[string]StatePolicy {
+	out := map[string]StatePolicy{}
+	for _, s := range services {
+		if s.State != nil && s.State.Managed {
+			out[s.Name] = *s.State
+		}
+	}
+	return out
 }
 
 func (c *composer) warn(format string, args ...any) {

@@ -99,11 +99,13 @@ func (d *decision) system(name string) {
 	}
 }
 
-// failed gives the newest generation's rows that failed on a node that is up, in key order.
+// failed gives the rows that failed on a node that is up, in key order: the newest generation's, and those whose state it
+// needs and that could not save it.
 func (d *decision) failed(system string) []Row {
 	var rows []Row
 	for _, r := range d.s.SystemRows(system) {
-		if n, up := d.s.Nodes.Get(r.Node); !r.Obsolete && r.Phase == Failed && up && !n.Down {
+		counts := !r.Obsolete || r.SaveFailed && MustSave(d.s, r)
+		if n, up := d.s.Nodes.Get(r.Node); counts && r.Phase == Failed && up && !n.Down {
 			rows = append(rows, r)
 		}
 	}
@@ -277,7 +279,7 @@ func restorable(s *State, system string, rows []RowSpec) bool {
 		if n, ok := s.Nodes.Get(r.Node); !ok || n.Down || n.Left || n.Host != r.Spec.Host {
 			return false
 		}
-		if c, ok := s.Custody.Get(CustodyKey(system, r.Service, r.Container)); ok && r.Managed && c.Node != r.Node {
+		if c := s.Custody.At(r.CustodyKey()); r.Managed && c.Node != "" && c.Node != r.Node && !canLeave(s, r, c.Node) {
 			return false
 		}
 		for _, res := range rowReservations(r) {
@@ -306,7 +308,10 @@ func restore(s *State, in Intent, rows []RowSpec) Manifest {
 			c.reserved[res.Key()] = res
 		}
 	}
-	m := Manifest{Rows: rows}
+	m := Manifest{Rows: rows, Policies: map[string]StatePolicy{}}
+	if parsed, diags := parseIntent(in); !diags.HasErrors() {
+		m.Policies = policies(slices.DeleteFunc(slices.Clone(parsed.Services), func(s *Service) bool { return slices.Contains(in.Excluded, s.Name) }))
+	}
 	m.Reserve, m.Release = c.reservationChanges()
 	m.Digest = digestRows(rows, sortedValues(c.reserved))
 	return m

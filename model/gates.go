@@ -15,7 +15,7 @@ func CanStart(s *State, r Row) string {
 	switch {
 	case r.Obsolete:
 		return "it is not part of the newest generation"
-	case r.Phase != Prepared:
+	case r.Phase != Prepared && r.Phase != Restored:
 		return "it is " + string(r.Phase)
 	}
 	if g, ok := s.Generation(r.System, s.Systems.At(r.System).Generation); !ok || !g.Opened {
@@ -36,7 +36,14 @@ func CanStop(s *State, r Row) string {
 		return "it is part of the newest generation"
 	case r.Phase != Active && r.Phase != Starting:
 		return "it is " + string(r.Phase)
+	case MustSave(s, r):
+		return "its state must be saved first"
 	}
+	return mayEnd(s, r)
+}
+
+// mayEnd holds when the newest generation is prepared and nothing alive needs the obsolete row r any more.
+func mayEnd(s *State, r Row) string {
 	if g, ok := s.Generation(r.System, s.Systems.At(r.System).Generation); !ok || !g.Opened {
 		return "the generation is not prepared yet"
 	}
@@ -128,16 +135,6 @@ func noOtherHolder(s *State, r Row) string {
 		if o.Key != r.Key && (o.Phase.Alive() || o.Phase == Lost && o.Node != r.Node) {
 			return fmt.Sprintf("%s on %s may still be running", o.Service, s.NodeName(o.Node))
 		}
-	}
-	return ""
-}
-
-func custodyHere(s *State, r Row) string {
-	if !r.Managed {
-		return ""
-	}
-	if c, ok := s.Custody.Get(CustodyKey(r.System, r.Service, r.Container)); ok && c.Node != r.Node {
-		return "its state is on " + s.NodeName(c.Node)
 	}
 	return ""
 }

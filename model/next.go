@@ -46,6 +46,8 @@ const (
 	StepRepair  StepKind = "repair"  // start again in place; nothing is claimed or reported
 	StepGiveUp  StepKind = "give-up" // stop what is left and report failed
 	StepKill    StepKind = "kill"    // end a process that State does not know or does not want
+	StepSave    StepKind = "save"    // claim saving unless claimed, stop, take the final snapshot, report saved
+	StepRestore StepKind = "restore" // claim restoring unless claimed, stop, load and verify, report restored
 )
 
 // Step is one thing that a node should do now, with the reason.
@@ -117,18 +119,31 @@ type turn struct {
 func (t *turn) add(st Step) { t.steps = append(t.steps, st) }
 
 func (t *turn) row(r Row) {
+	if t.save(r) {
+		return
+	}
 	switch r.Phase {
 	case Planned:
-		if !t.haunted(r) {
+		if !r.Obsolete && !t.haunted(r) {
 			t.prepare(r)
 		}
-	case Prepared:
-		if CanStart(t.s, r) == "" && !t.haunted(r) {
+	case Prepared, Restored:
+		switch {
+		case t.haunted(r):
+		case CanStart(t.s, r) == "":
 			t.add(Step{Kind: StepStart, Row: r.Key, Claim: Starting, Generation: t.generation(r), Reason: "its dependencies are active"})
+		case CanRestore(t.s, r) == "":
+			t.add(Step{Kind: StepRestore, Row: r.Key, Claim: Restoring, Generation: t.generation(r), Reason: "its state is on its way here"})
+		}
+	case Saving:
+		t.tries(r, StepSave)
+	case Restoring:
+		if p := t.own.Processes[r.Key]; !p.Running || p.Claim < r.Claim { // else this State is old: it was started since
+			t.tries(r, StepRestore)
 		}
 	case Starting:
 		if !t.stop(r) {
-			t.start(r)
+			t.tries(r, StepStart)
 		}
 	case Active:
 		if !t.stop(r) && !t.own.Processes[r.Key].Running {
@@ -201,14 +216,25 @@ func (t *turn) fetch(r Row, id string) {
 	}
 }
 
-func (t *turn) start(r Row) {
+// tries goes on with a step that was claimed, until it has failed too often.
+func (t *turn) tries(r Row, kind StepKind) {
 	f := t.failure(r)
 	switch {
 	case f.Attempts >= StartAttempts:
 		t.add(Step{Kind: StepGiveUp, Row: r.Key, Reason: f.Reason})
 	case t.due(f):
-		t.add(Step{Kind: StepStart, Row: r.Key, Reason: fmt.Sprintf("attempt %d", f.Attempts+1)})
+		t.add(Step{Kind: kind, Row: r.Key, Reason: fmt.Sprintf("attempt %d", f.Attempts+1)})
 	}
+}
+
+// save claims the end of an obsolete row whose state moves. What keeps it from that is no reason to do anything else
+// with the row, unless it runs.
+func (t *turn) save(r Row) bool {
+	if CanSave(t.s, r) != "" {
+		return false
+	}
+	t.add(Step{Kind: StepSave, Row: r.Key, Claim: Saving, Generation: t.generation(r), Reason: "its state moves to another node"})
+	return true
 }
 
 // stop claims the end of an obsolete row once its gate is open.

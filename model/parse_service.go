@@ -392,7 +392,7 @@ func (p *parser) healthWays(c content, h *Health) {
 
 func (p *parser) state(d *serviceDecl, b block) {
 	c := p.content(b.body, schema{what: "state", attrs: []string{"managed", "copies", "every", "keep"}})
-	d.State = &StatePolicy{Range: b.at, Managed: p.boolOf(c.has("managed"), true),
+	d.State = &StatePolicy{Managed: p.boolOf(c.has("managed"), true),
 		Copies: p.intOf(c.has("copies"), 1, 100, 1),
 		Every:  p.durationOf(c.has("every"), time.Second, 366*24*time.Hour, 0),
 		Keep:   p.intOf(c.has("keep"), 1, 1000, 10),

@@ -83,13 +83,36 @@ func (c *composer) custodian(s *Service) string {
 	return c.in.State.Custody.At(CustodyKey(c.in.System, s.Name, s.Type)).Node
 }
 
+// home is the node where the state of a service is, or came from if it is on its way: it can start there without
+// restoring.
+func (c *composer) home(s *Service) string {
+	if s.State == nil || !s.State.Managed {
+		return ""
+	}
+	cu := c.in.State.Custody.At(CustodyKey(c.in.System, s.Name, s.Type))
+	return cmp.Or(cu.Node, cu.From)
+}
+
+// canLeave says whether the state of r's service can be saved on the node that holds it: the node is up and has a row
+// of the service, whose end saves it.
+func canLeave(s *State, r RowSpec, holder string) bool {
+	n, member := s.Nodes.Get(holder)
+	if !member || n.Down || n.Left {
+		return false
+	}
+	return slices.ContainsFunc(s.ServiceRows(r.System, r.Service), func(o Row) bool {
+		return o.Node == holder && o.Container == r.Container && o.Managed
+	})
+}
+
 // candidates are the nodes that may take the service, in name order: up, in the model if it names nodes, allowed by
-// the pin, and for managed state the node that holds it.
+// the pin, and, where managed state cannot leave the node that holds it, that one.
 func (c *composer) candidates(s *Service) []string {
 	holder := c.custodian(s)
+	bound := holder != "" && !canLeave(c.in.State, RowSpec{System: c.in.System, Service: s.Name, Container: s.Type}, holder)
 	var ids []string
 	for id, n := range c.in.State.Nodes.All() {
-		if n.Down || n.Left || !c.declares(n.Name) || !c.pinAllows(s.Name, n.Name) || holder != "" && holder != id {
+		if n.Down || n.Left || !c.declares(n.Name) || !c.pinAllows(s.Name, n.Name) || bound && holder != id {
 			continue
 		}
 		ids = append(ids, id)
@@ -159,6 +182,9 @@ func (c *composer) missing(s *Service) string {
 }
 
 func (c *composer) better(s *Service, a, b string, load map[string]int) bool {
+	if home := c.home(s); home == a || home == b {
+		return home == a
+	}
 	return cmp.Or(cmp.Compare(load[a], load[b]), cmp.Compare(rendezvous(s.Name, a), rendezvous(s.Name, b)), cmp.Compare(a, b)) < 0
 }
 
@@ -170,7 +196,7 @@ func (c *composer) short(s *Service, missing, fitting int) {
 		why = fmt.Sprintf("no node may run service %q", s.Name)
 	}
 	if holder := c.custodian(s); holder != "" {
-		why += fmt.Sprintf("; its state is on %s, and moving state is not available yet", c.in.State.NodeName(holder))
+		why += fmt.Sprintf("; its state is on %s and cannot leave it now", c.in.State.NodeName(holder))
 	}
 	if c.in.Adapt {
 		c.warn("%s; it waits for a node", why)

@@ -43,12 +43,13 @@ type Plan struct {
 	Reserve  []Reservation
 	Release  []Reservation
 	Counters map[string]int
+	Policies map[string]StatePolicy // that change
 	Warnings []string
 }
 
 // Empty says that the plan changes nothing.
 func (p Plan) Empty() bool {
-	return len(p.Added)+len(p.Gone)+len(p.Retry)+len(p.Order)+len(p.Reserve)+len(p.Release) == 0
+	return len(p.Added)+len(p.Gone)+len(p.Retry)+len(p.Order)+len(p.Reserve)+len(p.Release)+len(p.Policies) == 0
 }
 
 // Diff gives the plan from the newest generation of a system to a manifest.
@@ -86,8 +87,25 @@ func Diff(s *State, system string, m Manifest) Plan {
 	if len(p.Reserve) > 0 {
 		p.Counters = m.Counters
 	}
+	p.Policies = changedPolicies(s, system, m.Policies)
 	p.explain(s, now, wanted)
 	return p
+}
+
+// changedPolicies gives what differs from State: what is there no more, as the zero policy.
+func changedPolicies(s *State, system string, wanted map[string]StatePolicy) map[string]StatePolicy {
+	out := map[string]StatePolicy{}
+	for key := range s.Policies.Prefix(system + "/") {
+		if service := strings.TrimPrefix(key, system+"/"); !wanted[service].Managed {
+			out[service] = StatePolicy{}
+		}
+	}
+	for service, p := range wanted {
+		if s.Policies.At(system+"/"+service) != p {
+			out[service] = p
+		}
+	}
+	return out
 }
 
 // explain pairs what goes with what comes, by service, and says why.
@@ -109,6 +127,9 @@ func (p *Plan) explain(s *State, now map[string]Row, wanted map[string]RowSpec) 
 			c.Action, c.Reasons = ActRestart, differences(s, old.RowSpec, r, now, wanted)
 		default:
 			c.Action, c.From, c.Reasons = ActMove, old.Node, []string{whyMoved(s, old)}
+			if s.Custody.At(r.CustodyKey()).Node == old.Node && r.Managed {
+				c.Reasons = append(c.Reasons, "its state moves with it")
+			}
 		}
 		p.Changes = append(p.Changes, c)
 	}
@@ -286,6 +307,9 @@ func (p Plan) Commands(pr Draft) []Command {
 	for _, name := range sortedKeys(pr.Packages) {
 		s.pack(name, pr.Packages[name])
 	}
+	for _, name := range sortedKeys(p.Policies) {
+		s.policy(name, p.Policies[name])
+	}
 	for _, r := range p.Added {
 		s.room(encodedSize(r))
 		s.cur.Added = append(s.cur.Added, r)
@@ -369,6 +393,14 @@ func (s *splitter) pack(service, tree string) {
 		s.cur.Packages = map[string]string{}
 	}
 	s.cur.Packages[service] = tree
+}
+
+func (s *splitter) policy(service string, p StatePolicy) {
+	s.room(len(service) + 40)
+	if s.cur.Policies == nil {
+		s.cur.Policies = map[string]StatePolicy{}
+	}
+	s.cur.Policies[service] = p
 }
 
 func (s *splitter) flush() {

@@ -111,11 +111,10 @@ type Health struct {
 
 // StatePolicy says that a service's state is managed, and how.
 type StatePolicy struct {
-	Managed bool
-	Copies  int           // default 1
-	Every   time.Duration // 0 means only when asked or moved
-	Keep    int           // generations kept, default 10
-	Range   hcl.Range
+	Managed bool          `cbor:"1,keyasint"`
+	Copies  int           `cbor:"2,keyasint"` // 0 means 1
+	Every   time.Duration `cbor:"3,keyasint"` // 0 means only when asked or moved
+	Keep    int           `cbor:"4,keyasint"` // generations kept; 0 means DefaultKeep
 }
 
 // NodeDecl adds to what a member announces.

@@ -32,6 +32,8 @@ type State struct {
 	Counters     Table[int]         // last number given out, by resource and scope
 	Builds       Table[BuildRecord] // by build input
 	Custody      Table[Custody]     // by system/service/container
+	Snapshots    Table[Snapshot]    // by Snapshot.Key
+	Policies     Table[StatePolicy] // by system/service: of services with managed state
 	Pending      Table[Pending]     // by proposal id: begun, not committed
 	Proposals    Table[Proposal]    // by proposal id: the last MaxProposals results
 
@@ -55,7 +57,7 @@ type Cluster struct {
 	ID       string    `cbor:"1,keyasint"`
 	Created  time.Time `cbor:"2,keyasint"`
 	CA       []byte    `cbor:"3,keyasint"` // certificate, DER
-	StoreKey []byte    `cbor:"4,keyasint"` // unused until snapshots are stored; sealed like the CA key
+	StoreKey []byte    `cbor:"4,keyasint"` // names the objects of snapshots (keyed BLAKE3); members only
 	// Sealed holds, by node id, the CA key sealed to that node (HPKE). Only raft servers have one.
 	Sealed map[string][]byte `cbor:"5,keyasint"`
 	Epoch  uint64            `cbor:"6,keyasint"`
@@ -232,6 +234,10 @@ type Row struct {
 	Output   string    `cbor:"28,keyasint"` // last output, when failed
 	At       time.Time `cbor:"29,keyasint"` // of the last change of phase
 	Retry    int       `cbor:"30,keyasint"` // how often the leader asked to try again
+	// Snapshot is what a restored row has loaded.
+	Snapshot string `cbor:"31,keyasint,omitempty"`
+	// SaveFailed says that the row gave up saving its state for a move.
+	SaveFailed bool `cbor:"32,keyasint,omitempty"`
 }
 
 // Phase is a row's place in its life. Written only by claims and reports, and by the leader where the table says so.
@@ -247,10 +253,18 @@ const (
 	Stopped  Phase = "stopped"  // report: not running, state kept
 	Failed   Phase = "failed"   // report: gave up and stopped
 	Lost     Phase = "lost"     // leader: its node is down
+
+	// Of state that moves. A saved row is dropped: what it was is in Custody and Snapshots.
+	Saving    Phase = "saving"    // claim: stopped, then its final snapshot taken
+	Saved     Phase = "saved"     // report: with the snapshot
+	Restoring Phase = "restoring" // claim
+	Restored  Phase = "restored"  // report: loaded and verified
 )
 
 // Alive says that something may be running for the row.
-func (p Phase) Alive() bool { return p == Starting || p == Active || p == Stopping }
+func (p Phase) Alive() bool {
+	return p == Starting || p == Active || p == Stopping || p == Saving || p == Restoring
+}
 
 // Gone is the opposite of Alive.
 func (p Phase) Gone() bool { return !p.Alive() }
@@ -285,17 +299,6 @@ type BuildRecord struct {
 	Output string    `cbor:"2,keyasint"`
 	At     time.Time `cbor:"3,keyasint"`
 	Origin string    `cbor:"4,keyasint"` // node id that built it
-}
-
-// Custody says who holds a managed service's authoritative state.
-type Custody struct {
-	Node  string `cbor:"1,keyasint"`
-	Epoch uint64 `cbor:"2,keyasint"` // log index at which it came there
-}
-
-// CustodyKey is the key in State.Custody.
-func CustodyKey(system, service, container string) string {
-	return system + "/" + service + "/" + container
 }
 
 // Pending is a generation being written, part by part.

@@ -68,6 +68,12 @@ func (t *tx) apply(c model.Command) model.Result {
 		return t.abort(c)
 	case model.RecordBuild:
 		return t.recordBuild(c)
+	case model.TakeSnapshot:
+		return t.takeSnapshot(c)
+	case model.HoldSnapshots:
+		return t.holdSnapshots(c)
+	case model.DropSnapshots:
+		return t.dropSnapshots(c)
 	}
 	return refuse(model.ErrInvalid, "unknown command %T", c)
 }

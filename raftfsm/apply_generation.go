@@ -123,13 +123,16 @@ func (t *tx) makeGeneration(p model.Pending) model.Result {
 			g.Added = append(g.Added, spec.Key)
 		}
 	}
+	for _, part := range p.Parts { // before what goes is retired: whether its state moves depends on what comes
+		for _, spec := range part.Added {
+			t.addRow(spec, g.Number, b.At)
+		}
+	}
 	for _, key := range g.Gone {
 		t.retire(key, b.Base)
 	}
 	for _, part := range p.Parts {
-		for _, spec := range part.Added {
-			t.addRow(spec, g.Number, b.At)
-		}
+		t.setPolicies(b.System, part.Policies)
 		for _, key := range part.Retry {
 			if r, ok := t.s.Rows.Get(key); ok && r.Phase == model.Failed {
 				t.replan(r, "tried again")
@@ -145,6 +148,7 @@ func (t *tx) makeGeneration(p model.Pending) model.Result {
 			}
 		}
 	}
+	t.sweep(t.s.SystemRows(b.System))
 	t.s.Gens = t.s.Gens.Set(model.SystemKey(g.System, g.Number), g)
 	intent.Last = g.Number
 	t.s.Intents = t.s.Intents.Set(model.SystemKey(intent.System, intent.Number), intent)
@@ -199,6 +203,17 @@ func (t *tx) reserve(part model.Part) {
 	}
 	for k, n := range part.Counters {
 		t.s.Counters = t.s.Counters.Set(k, n)
+	}
+}
+
+func (t *tx) setPolicies(system string, policies map[string]model.StatePolicy) {
+	for _, service := range slices.Sorted(maps.Keys(policies)) {
+		key := system + "/" + service
+		if p := policies[service]; p.Managed {
+			t.s.Policies = t.s.Policies.Set(key, p)
+		} else {
+			t.s.Policies = t.s.Policies.Delete(key)
+		}
 	}
 }
 

@@ -9,14 +9,24 @@ import (
 
 // setRow stores a row, or drops it once it is obsolete and gone: the node's own look at what runs finds a process
 // without a row and ends it. An exclusive row that was lost stays, for as long as its node is a member, because it may
-// be running and nothing else of its service may start until that is known.
+// be running and nothing else of its service may start until that is known; and a row whose state another node waits
+// for, until it is saved.
 func (t *tx) setRow(r model.Row) {
 	mayRun := r.Exclusive && r.Phase == model.Lost && t.s.Nodes.Has(r.Node)
-	if r.Obsolete && r.Phase.Gone() && !mayRun {
+	if r.Obsolete && r.Phase.Gone() && !mayRun && !(model.MustSave(t.s, r) && t.s.Nodes.Has(r.Node)) {
 		t.dropRow(r)
 		return
 	}
 	t.s.Rows = t.s.Rows.Set(r.Key, r)
+}
+
+// sweep drops the rows that were kept for something that is over.
+func (t *tx) sweep(rows []model.Row) {
+	for _, r := range rows {
+		if r.Obsolete {
+			t.setRow(r)
+		}
+	}
 }
 
 func (t *tx) dropRow(r model.Row) {
@@ -47,6 +57,7 @@ func (t *tx) addRow(spec model.RowSpec, generation uint64, at time.Time) {
 
 func (t *tx) planned(r model.Row, why string) model.Row {
 	r.Phase, r.Reason, r.Attempts, r.Output = model.Planned, why, 0, ""
+	r.Snapshot, r.SaveFailed = "", false
 	r.Claim, r.Epoch = 0, 0 // what is still told of the old claim is not about this life of the row
 	if n, ok := t.s.Nodes.Get(r.Node); !ok || n.Down {
 		r.Phase, r.Reason = model.Lost, "node "+t.s.NodeName(r.Node)+" is down"
@@ -78,12 +89,16 @@ func (t *tx) claim(c model.Claims, item model.Claim) model.Verdict {
 	}
 	var why string
 	switch {
-	case item.Phase == r.Phase && (r.Phase == model.Starting || r.Phase == model.Stopping):
+	case item.Phase == r.Phase && (r.Phase == model.Starting || r.Phase == model.Stopping || r.Phase == model.Saving || r.Phase == model.Restoring):
 		// the same claim again after a lost reply: it keeps what it has
 	case item.Phase == model.Starting:
 		why = model.CanStart(t.s, r)
 	case item.Phase == model.Stopping:
 		why = model.CanStop(t.s, r)
+	case item.Phase == model.Saving:
+		why = model.CanSave(t.s, r)
+	case item.Phase == model.Restoring:
+		why = model.CanRestore(t.s, r)
 	default:
 		return model.Verdict{Code: model.ErrInvalid, Reason: "not a phase to claim"}
 	}
@@ -124,18 +139,28 @@ func (t *tx) report(c model.Reports, r model.Row, item model.Report) model.Verdi
 		}
 		return model.Verdict{Code: model.ErrPhase, Reason: "the row is " + string(r.Phase)}
 	}
+	was := r.Phase
 	r.Phase, r.Reason, r.At, r.Attempts = item.Phase, cut(item.Reason, model.MaxOutput), c.At, item.Attempts
 	r.Output = cut(item.Output, model.MaxOutput)
 	switch {
 	case r.Phase == model.Active && r.Managed:
-		key := model.CustodyKey(r.System, r.Service, r.Container)
-		if t.s.Custody.At(key).Node != r.Node {
-			t.s.Custody = t.s.Custody.Set(key, model.Custody{Node: r.Node, Epoch: t.index})
+		if t.s.Custody.At(r.CustodyKey()).Node != r.Node {
+			t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.Custody{Node: r.Node, Epoch: t.index})
 		}
+	case r.Phase == model.Saved:
+		snap := t.keepSnapshot(r, *item.Snapshot, c)
+		t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.Custody{Snapshot: snap.ID, From: r.Node, Epoch: t.index})
+	case r.Phase == model.Restored:
+		r.Snapshot = item.Snapshot.ID
+	case r.Phase == model.Failed && was == model.Saving:
+		r.SaveFailed = true
 	case r.Phase == model.Stopped && !r.Obsolete:
 		r = t.planned(r, "stopped before it was wanted again")
 	}
 	t.setRow(r)
+	if r.Phase == model.Saved {
+		t.sweep(t.s.ServiceRows(r.System, r.Service))
+	}
 	return model.Verdict{}
 }
 
@@ -149,6 +174,10 @@ func reportFits(r model.Row, item model.Report) bool {
 		return r.Phase == model.Starting && item.Claim == r.Claim
 	case model.Stopped:
 		return r.Phase == model.Stopping && item.Claim == r.Claim
+	case model.Saved:
+		return r.Phase == model.Saving && item.Claim == r.Claim && item.Snapshot != nil && item.Snapshot.ID != ""
+	case model.Restored:
+		return r.Phase == model.Restoring && item.Claim == r.Claim && item.Snapshot != nil && item.Snapshot.ID != ""
 	case model.Failed:
 		return r.Phase != model.Stopping && r.Phase != model.Lost && r.Phase != model.Failed && item.Claim == r.Claim
 	}

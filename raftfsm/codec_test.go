@@ -101,6 +101,12 @@ func drawKind(t *rapid.T, k kind) model.Command {
 		return draw[model.Abort](t)
 	case model.RecordBuild:
 		return draw[model.RecordBuild](t)
+	case model.TakeSnapshot:
+		return draw[model.TakeSnapshot](t)
+	case model.HoldSnapshots:
+		return draw[model.HoldSnapshots](t)
+	case model.DropSnapshots:
+		return draw[model.DropSnapshots](t)
 	}
 	t.Fatalf("no generator for %s", k.typ)
 	return nil
@@ -112,7 +118,7 @@ func TestKindsArePinned(t *testing.T) {
 	t.Parallel()
 	// Never edit a line of this list: append. The numbers lie in logs on disk.
 	want := strings.Fields(`Init Admit CreateToken RevokeToken UpdateNode MarkDown MarkUp RemoveNode SealCA Begin Part
-		Commit Claims Reports Finish Retry Abort RecordBuild`)
+		Commit Claims Reports Finish Retry Abort RecordBuild TakeSnapshot HoldSnapshots DropSnapshots`)
 	if len(kinds) != len(want) {
 		t.Fatalf("%d kinds, want %d", len(kinds), len(want))
 	}
@@ -126,7 +132,7 @@ func TestKindsArePinned(t *testing.T) {
 func TestTablesArePinned(t *testing.T) {
 	t.Parallel()
 	want := strings.Fields(`nodes removed tokens systems intents generations rows specs reservations counters builds
-		custody pending proposals`)
+		custody pending proposals snapshots policies`)
 	if len(tables) != len(want) {
 		t.Fatalf("%d tables, want %d", len(tables), len(want))
 	}

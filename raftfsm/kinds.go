@@ -34,6 +34,9 @@ var kinds = []kind{
 	kindOf[model.Retry](16),
 	kindOf[model.Abort](17),
 	kindOf[model.RecordBuild](18),
+	kindOf[model.TakeSnapshot](19),
+	kindOf[model.HoldSnapshots](20),
+	kindOf[model.DropSnapshots](21),
 }
 
 func kindOf[C model.Command](number uint64) kind {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,8 @@ type sim struct {
 	mem   model.Memory
 	late  []simLate
 	trace []string
+	moves int            // states restored
+	truth map[string]int // by service with managed state: what was acknowledged last
 }
 
 // simLate is a message that comes again, long after its sender counted on it.
@@ -43,6 +46,7 @@ type simNode struct {
 	failures map[string]model.Failure
 	busy     map[string]simStep
 	flaky    float64
+	disk     map[string]int // by service: what its state directory holds
 }
 
 // simStep is a step under way: it ends at a time, then acts.
@@ -55,7 +59,7 @@ type simStep struct {
 const simSystem = "default"
 
 func newSim(t *testing.T, seed uint64, nodes int) *sim {
-	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Unix(1_800_000_000, 0).UTC(), state: &model.State{}}
+	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Unix(1_800_000_000, 0).UTC(), state: &model.State{}, truth: map[string]int{}}
 	s.log = []*model.State{s.state}
 	for i := range nodes {
 		id := fmt.Sprintf("node%02d", i+1)
@@ -68,7 +72,7 @@ func newSim(t *testing.T, seed uint64, nodes int) *sim {
 				model.Admit{Token: tok, Node: n, Now: s.now})
 		}
 		s.nodes = append(s.nodes, &simNode{id: id, up: true, since: s.now, procs: map[string]model.Process{}, pkgs: map[string]bool{},
-			failures: map[string]model.Failure{}, busy: map[string]simStep{}})
+			failures: map[string]model.Failure{}, busy: map[string]simStep{}, disk: map[string]int{}})
 	}
 	return s
 }
@@ -110,6 +114,7 @@ func (s *sim) deliverLate() {
 // the next, some only an order.
 func (s *sim) simModel(n int, version string, broken string) model.Source {
 	var b strings.Builder
+	var pins []string
 	for i := range n {
 		name := fmt.Sprintf("s%02d", i)
 		fmt.Fprintf(&b, "service %q {\n type = \"process\"\n", name)
@@ -131,6 +136,9 @@ func (s *sim) simModel(n int, version string, broken string) model.Source {
 			port(fmt.Sprint(9000 + (i/5+len(s.log))%4))
 		case 1:
 			b.WriteString(" state {\n managed = true\n }\n")
+			if s.rng.IntN(2) == 0 { // its state has to move there
+				pins = append(pins, fmt.Sprintf("%s = [\"n%d\"]", name, 1+s.rng.IntN(len(s.nodes))))
+			}
 			port(`"private"`)
 		case 2:
 			fmt.Fprintf(&b, " instances = %d\n", 1+s.rng.IntN(2))
@@ -146,6 +154,9 @@ func (s *sim) simModel(n int, version string, broken string) model.Source {
 			v = "broken"
 		}
 		fmt.Fprintf(&b, " run {\n command = [\"run\", %q]\n }\n}\n", v)
+	}
+	if len(pins) > 0 {
+		fmt.Fprintf(&b, "distribution {\n pin = { %s }\n}\n", strings.Join(pins, ", "))
 	}
 	return model.Source{Files: map[string][]byte{"services.hcl": []byte(b.String())}}
 }
@@ -200,21 +211,31 @@ func (s *sim) turn() {
 	}
 	s.deliverLate()
 	s.lead()
+	s.write()
 	s.check()
 }
 
-func (s *sim) lead() {
-	v := model.View{Self: "", Silent: map[string]time.Duration{}}
+// write has the clients write to services with managed state: what runs and is active acknowledges.
+func (s *sim) write() {
 	for _, n := range s.nodes {
-		v.Silent[n.id] = 0
-		if !n.up {
-			v.Silent[n.id] = s.now.Sub(n.since)
+		for key, p := range n.procs {
+			r, ok := s.state.Rows.Get(key)
+			if ok && p.Running && r.Managed && r.Phase == model.Active && s.rng.IntN(4) == 0 {
+				if n.disk[r.Service] != s.truth[r.Service] {
+					s.fatal("%s on %s serves state %d, and %d was acknowledged", r.Service, n.id, n.disk[r.Service], s.truth[r.Service])
+				}
+				n.disk[r.Service]++
+				s.truth[r.Service]++
+			}
 		}
 	}
+}
+
+func (s *sim) lead() {
 	if s.rng.IntN(40) == 0 {
 		s.mem = model.Memory{} // another leader
 	}
-	cmds, mem, _ := model.Decide(s.state, v, s.mem, s.now)
+	cmds, mem, _ := model.Decide(s.state, s.view(), s.mem, s.now)
 	for _, c := range cmds {
 		s.note("leader: %T %+v", c, brief(c))
 	}
@@ -222,6 +243,17 @@ func (s *sim) lead() {
 		return // as node does: look again
 	}
 	s.mem = mem
+}
+
+func (s *sim) view() model.View {
+	v := model.View{Self: "", Silent: map[string]time.Duration{}}
+	for _, n := range s.nodes {
+		v.Silent[n.id] = 0
+		if !n.up {
+			v.Silent[n.id] = s.now.Sub(n.since)
+		}
+	}
+	return v
 }
 
 func brief(c model.Command) string {
@@ -290,12 +322,13 @@ func (s *sim) perform(n *simNode, b simStep) {
 	if claim == 0 {
 		claim = r.Claim
 	}
+	var snap *model.Snapshot
 	report := func(phase model.Phase, reason string) {
 		if s.rng.IntN(12) == 0 || !n.up {
 			s.note("%s: report %s of %s was lost", n.id, phase, r.Key)
 			return
 		}
-		res := s.send(model.Reports{Node: n.id, Epoch: st.Nodes.At(n.id).Epoch, At: s.now, Items: []model.Report{{Row: b.step.Row, Phase: phase, Claim: claim, Reason: reason}}})
+		res := s.send(model.Reports{Node: n.id, Epoch: st.Nodes.At(n.id).Epoch, At: s.now, Items: []model.Report{{Row: b.step.Row, Phase: phase, Claim: claim, Reason: reason, Snapshot: snap}}})
 		s.note("%s: report %s of %s: %+v", n.id, phase, b.step.Row, res)
 	}
 	switch b.step.Kind {
@@ -307,12 +340,7 @@ func (s *sim) perform(n *simNode, b simStep) {
 			return // the agent gives up starts that are not wanted any more
 		}
 		if spec.Spec.Command[1] == "broken" || s.rng.Float64() < n.flaky {
-			f := n.failures[b.step.Row]
-			if f.Claim != claim || f.Retry != r.Retry {
-				f = model.Failure{Claim: claim, Retry: r.Retry}
-			}
-			f.Attempts, f.At, f.Reason = f.Attempts+1, s.now, "it is broken"
-			n.failures[b.step.Row] = f
+			s.failed(n, r, b.step.Row, claim)
 			return
 		}
 		if p := n.procs[b.step.Row]; !p.Running {
@@ -326,12 +354,44 @@ func (s *sim) perform(n *simNode, b simStep) {
 		s.stopped(n, b)
 		delete(n.procs, b.step.Row)
 		report(model.Stopped, "")
+	case model.StepSave:
+		delete(n.procs, b.step.Row)
+		if s.rng.Float64() < n.flaky {
+			s.failed(n, r, b.step.Row, claim)
+			return
+		}
+		snap = &model.Snapshot{ID: fmt.Sprintf("%s=%d", r.Service, n.disk[r.Service])}
+		report(model.Saved, "")
+	case model.StepRestore:
+		c := st.Custody.At(r.CustodyKey())
+		var value int
+		if _, err := fmt.Sscanf(strings.TrimPrefix(c.Snapshot, r.Service), "=%d", &value); err != nil || s.rng.Float64() < n.flaky {
+			s.failed(n, r, b.step.Row, claim)
+			return
+		}
+		if p := n.procs[b.step.Row]; p.Running && p.Claim >= claim {
+			s.fatal("%s is restored on %s after it was started", r.Service, n.id)
+		}
+		delete(n.procs, b.step.Row) // of an earlier claim, which was lost with the node
+		n.disk[r.Service] = value
+		s.moves++
+		snap = &model.Snapshot{ID: c.Snapshot}
+		report(model.Restored, "")
 	case model.StepGiveUp:
 		delete(n.procs, b.step.Row)
 		report(model.Failed, b.step.Reason)
 	case model.StepKill:
 		delete(n.procs, b.step.Row)
 	}
+}
+
+func (s *sim) failed(n *simNode, r model.Row, key string, claim uint64) {
+	f := n.failures[key]
+	if f.Claim != claim || f.Retry != r.Retry {
+		f = model.Failure{Claim: claim, Retry: r.Retry}
+	}
+	f.Attempts, f.At, f.Reason = f.Attempts+1, s.now, "it is broken"
+	n.failures[key] = f
 }
 
 // started holds a start against the world: every dependency must have a process, somewhere, unless its node crashed.
@@ -351,7 +411,8 @@ func (s *sim) started(n *simNode, b simStep) {
 				s.note("start of %s while %s is being repaired", r.Key, on)
 			}
 		}
-		if exists && d.Phase != model.Active && d.Phase != model.Lost && !r.Obsolete && r.Phase == model.Starting {
+		died := s.log[r.Claim].Nodes.At(node).Epoch != s.state.Nodes.At(node).Epoch // after the claim was taken
+		if exists && d.Phase != model.Active && d.Phase != model.Lost && !r.Obsolete && r.Phase == model.Starting && !died {
 			s.fatal("%s starts on %s while %s is %s", r.Service, n.id, d.Service, d.Phase)
 		}
 	}
@@ -367,7 +428,7 @@ func (s *sim) stopped(n *simNode, b simStep) {
 		for key, p := range m.procs {
 			spec, ok := s.state.Specs.Get(key)
 			r, exists := s.state.Rows.Get(key)
-			if exists && r.Phase == model.Stopping && r.Claim > b.claim {
+			if exists && (r.Phase == model.Stopping || r.Phase == model.Saving) && r.Claim > b.claim {
 				continue
 			}
 			if ok && exists && p.Running && r.Phase.Alive() && slices.Contains(spec.DependsOn, b.step.Row) {
@@ -451,8 +512,12 @@ func (s *sim) await(limit time.Duration) model.Outcome {
 	return ""
 }
 
-// quiet says what of the world differs from State: every wanted row has its process, and there is no other.
+// quiet says what of the world differs from State: every wanted row has its process, there is no other, and the leader
+// has nothing left to decide.
 func (s *sim) quiet() string {
+	if cmds, _, _ := model.Decide(s.state, s.view(), model.Memory{}, s.now); len(cmds) > 0 {
+		return fmt.Sprintf("the leader is about to %T", cmds[0])
+	}
 	want := map[string]bool{}
 	for _, r := range s.state.SystemRows(simSystem) {
 		want[r.Key] = true
@@ -509,6 +574,13 @@ func TestSimulation(t *testing.T) {
 	case testing.Short():
 		runs = 16
 	}
+	var moves atomic.Int64
+	t.Cleanup(func() {
+		if moves.Load() == 0 && !t.Failed() {
+			t.Error("no state was moved: the simulation shows nothing of it")
+		}
+		t.Logf("%d states moved", moves.Load())
+	})
 	for seed := range uint64(runs) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
@@ -529,6 +601,7 @@ func TestSimulation(t *testing.T) {
 				s.fatal("rolled back to something else:\n%v\n%v", before, after)
 			}
 			s.noNews()
+			moves.Add(int64(s.moves))
 		})
 	}
 }
@@ -549,6 +622,7 @@ func (s *sim) noNews() {
 func (s *sim) storm(turns int) {
 	for range turns {
 		n := s.nodes[s.rng.IntN(len(s.nodes))]
+		n.flaky = 0.3 * float64(s.rng.IntN(8)/7)
 		switch x := s.rng.IntN(100); {
 		case x < 2 && n.up:
 			s.crash(n)
@@ -568,6 +642,7 @@ func (s *sim) storm(turns int) {
 		s.turn()
 	}
 	for _, n := range s.nodes {
+		n.flaky = 0
 		if !n.up {
 			s.back(n)
 		}

@@ -31,6 +31,8 @@ var tables = []table{
 	tableOf(12, "custody", func(s *model.State) *model.Table[model.Custody] { return &s.Custody }),
 	tableOf(13, "pending", func(s *model.State) *model.Table[model.Pending] { return &s.Pending }),
 	tableOf(14, "proposals", func(s *model.State) *model.Table[model.Proposal] { return &s.Proposals }),
+	tableOf(15, "snapshots", func(s *model.State) *model.Table[model.Snapshot] { return &s.Snapshots }),
+	tableOf(16, "policies", func(s *model.State) *model.Table[model.StatePolicy] { return &s.Policies }),
 }
 
 func tableOf[V any](number uint64, name string, of func(*model.State) *model.Table[V]) table {

@@ -17,6 +17,7 @@ const (
 	faultAgentStopped = "agent stopped"
 	faultAgentFrozen  = "agent frozen"
 	faultThawed       = "thawed"
+	faultPowerOff     = "power off"
 	agentStarted      = "agent started"
 )
 
@@ -168,6 +169,9 @@ func (o Observation) restarted(stop Event) bool {
 
 // runs says whether the process that started is certainly there at a moment.
 func (o Observation) runs(start Event, moment int) bool {
+	if o.spokenByTheDead(start) {
+		return false
+	}
 	for _, kind := range []string{EventStop, EventExit, EventIgnored} {
 		if o.ended(start, moment, kind) {
 			return false
@@ -178,6 +182,17 @@ func (o Observation) runs(start Event, moment int) bool {
 	})
 	return !replaced && !o.silent(start.Node, start.Seq, moment) &&
 		!o.fault(start.Node, start.Seq, moment, func(what string) bool { return !slices.Contains(faultsThatSpare, what) })
+}
+
+// spokenByTheDead says whether an event was still on its way when its node died: it came after the death was noted.
+func (o Observation) spokenByTheDead(e Event) bool {
+	dead := false
+	for _, f := range o.Events {
+		if f.Kind == EventFault && f.Node == e.Node && f.Seq < e.Seq {
+			dead = f.Detail == faultPowerOff
+		}
+	}
+	return dead
 }
 
 // silent says whether the agent of a node was away so long, in a stretch of the

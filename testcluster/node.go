@@ -147,7 +147,7 @@ func (n *Node) makeDisk() error {
 // also what was not synced: the machine below goes on.
 func (n *Node) PowerOff() {
 	n.c.t.Helper()
-	n.c.observer.Fault(n.Name, "power off")
+	n.c.observer.Fault(n.Name, faultPowerOff)
 	if err := n.powerOff(); err != nil {
 		n.c.t.Fatalf("power off %s: %v", n.Name, err)
 	}

@@ -45,7 +45,7 @@ func AgentKilled(n *Node) syscall.Errno {
 
 // PowerCut is the death of the whole node. The sync does not happen.
 func PowerCut(n *Node) syscall.Errno {
-	n.c.observer.Fault(n.Name, "power off")
+	n.c.observer.Fault(n.Name, faultPowerOff)
 	if err := n.powerOff(); err != nil {
 		n.c.t.Errorf("power off %s: %v", n.Name, err)
 	}

@@ -1,0 +1,87 @@
+package raftfsm
+
+import (
+	"slices"
+
+	"github.com/isonomia-mesh/isonomia/model"
+)
+
+// keepSnapshot puts a snapshot of a row's state into the catalogue, under the next number of its component. One with
+// the same content as the newest is that one: its time and holders are brought up to date.
+func (t *tx) keepSnapshot(r model.Row, snap model.Snapshot, c model.Reports) model.Snapshot {
+	snap.System, snap.Service, snap.Container = r.System, r.Service, r.Container
+	snap.Node, snap.At, snap.Holders = r.Node, c.At, []string{r.Node}
+	return t.addSnapshot(snap)
+}
+
+func (t *tx) addSnapshot(snap model.Snapshot) model.Snapshot {
+	counter := "snapshots/" + model.CustodyKey(snap.System, snap.Service, snap.Container)
+	n := t.s.Counters.At(counter)
+	if last, ok := t.s.Snapshots.Get(model.SnapshotKey(snap.System, snap.Service, snap.Container, uint64(n))); ok && last.ID == snap.ID && last.Facts == snap.Facts {
+		last.At, last.Checked = snap.At, snap.Checked
+		last.Holders = withHolder(last.Holders, snap.Node)
+		t.s.Snapshots = t.s.Snapshots.Set(last.Key(), last)
+		return last
+	}
+	t.s.Counters = t.s.Counters.Set(counter, n+1)
+	snap.Generation = uint64(n) + 1
+	t.s.Snapshots = t.s.Snapshots.Set(snap.Key(), snap)
+	for _, key := range model.Expired(t.s, snap.System, snap.Service, model.MaxSnapshots) {
+		t.s.Snapshots = t.s.Snapshots.Delete(key) // a bound, not a policy: the leader trims to that long before
+	}
+	return snap
+}
+
+func withHolder(holders []string, node string) []string {
+	if i, held := slices.BinarySearch(holders, node); !held {
+		return slices.Insert(slices.Clone(holders), i, node)
+	}
+	return holders
+}
+
+func (t *tx) takeSnapshot(c model.TakeSnapshot) model.Result {
+	s := c.Snapshot
+	n, ok := t.s.Nodes.Get(s.Node)
+	switch {
+	case !ok || n.Down || n.Epoch != c.Epoch:
+		return refuse(model.ErrEpoch, "node %s was marked down or removed since", t.s.NodeName(s.Node))
+	case s.ID == "" || s.System == "" || s.Service == "" || s.Container == "":
+		return refuse(model.ErrInvalid, "a snapshot needs an id, a system, a service and a container")
+	case !c.Foreign && t.s.Custody.At(model.CustodyKey(s.System, s.Service, s.Container)).Node != s.Node:
+		return refuse(model.ErrStale, "the state of %s is not on %s any more", s.Service, n.Name)
+	}
+	s.Holders = []string{s.Node}
+	s = t.addSnapshot(s)
+	return model.Result{Generation: s.Generation, Value: s.Key()}
+}
+
+func (t *tx) holdSnapshots(c model.HoldSnapshots) model.Result {
+	if _, ok := t.s.Nodes.Get(c.Node); !ok {
+		return refuse(model.ErrUnknown, "node %s is not a member", c.Node)
+	}
+	for _, h := range c.Items {
+		snap, ok := t.s.Snapshots.Get(h.Key)
+		if !ok || snap.ID != h.ID {
+			continue // dropped meanwhile
+		}
+		if h.Lost {
+			snap.Holders = slices.DeleteFunc(slices.Clone(snap.Holders), func(id string) bool { return id == c.Node })
+		} else {
+			snap.Holders = withHolder(snap.Holders, c.Node)
+		}
+		t.s.Snapshots = t.s.Snapshots.Set(h.Key, snap)
+	}
+	return model.Result{}
+}
+
+// dropSnapshots takes generations out of the catalogue; the holders' stores collect what nothing refers to. The policy
+// is the proposer's; what must stay is checked again.
+func (t *tx) dropSnapshots(c model.DropSnapshots) model.Result {
+	for _, key := range c.Keys {
+		snap, ok := t.s.Snapshots.Get(key)
+		if ok && slices.Contains(model.Expired(t.s, snap.System, snap.Service, 1), key) {
+			t.s.Snapshots = t.s.Snapshots.Delete(key)
+		}
+	}
+	return model.Result{}
+}
