@@ -140,6 +140,7 @@ func (a *agent) sleep(ctx context.Context, changed <-chan struct{}, wake time.Ti
 // entry, then the steps whose claim was accepted. Losing a claim is normal; State has moved and the next turn sees it.
 func (a *agent) turn(ctx context.Context) time.Time {
 	s := a.n.fsm.State()
+	a.n.useStoreKey(s)
 	a.observe(ctx, s)
 	a.cancelObsolete(s)
 	steps, wake := model.Next(s, a.n.id.ID, a.own(), time.Now())

@@ -79,7 +79,9 @@ func bootstrap(cfg Config, id *mesh.Identity) (*trust, error) {
 	now := time.Now().UTC()
 	n := selfNode(cfg, id)
 	n.Server, n.Epoch, n.Admitted = true, 1, now
-	init := initPart{model.Init{Node: n, Cluster: model.Cluster{ID: cluster, Created: now, CA: ca.Cert.Raw, Epoch: 1,
+	storeKey := make([]byte, 32)
+	_, _ = rand.Read(storeKey) // never fails (crypto/rand)
+	init := initPart{model.Init{Node: n, Cluster: model.Cluster{ID: cluster, Created: now, CA: ca.Cert.Raw, Epoch: 1, StoreKey: storeKey,
 		Sealed: map[string][]byte{id.ID: sealed}}}}
 	b, err := cbor.Marshal(init)
 	if err != nil {
@@ -279,9 +281,9 @@ func (n *Node) openCA(s *model.State) (*mesh.CA, error) {
 }
 
 func makeDirs(dir string) error {
-	for _, d := range []string{"", "packages", "state", "run", "logs", "build", "raft", "store"} {
+	for _, d := range []string{"", "packages", "state", "run", "logs", "build", "raft", "store", "stage"} {
 		mode := os.FileMode(0o755) // services of other users pass through; what is private is 0700 below
-		if d == "raft" || d == "store" {
+		if d == "raft" || d == "store" || d == "stage" {
 			mode = 0o700
 		}
 		if err := os.MkdirAll(paths(dir).join(d), mode); err != nil {

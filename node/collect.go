@@ -98,6 +98,12 @@ func referred(s *model.State) map[string]bool {
 	for _, b := range s.Builds.All() {
 		trees[b.Output] = true
 	}
+	for _, snap := range s.Snapshots.All() {
+		trees[snap.ID], trees[snap.Facts] = true, true
+	}
+	for _, c := range s.Custody.All() {
+		trees[c.Snapshot] = true
+	}
 	delete(trees, "")
 	return trees
 }

@@ -143,6 +143,9 @@ func (p paths) events() string       { return p.join("events") }
 func (p paths) state(system, service string) string {
 	return p.join("state", system, service)
 }
+func (p paths) stage(system, service string) string {
+	return p.join("stage", system, service)
+}
 func (p paths) run(row string) string     { return p.join("run", row) }
 func (p paths) logs(system string) string { return p.join("logs", system) }
 func (p paths) build() string             { return p.join("build") }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -39,6 +40,7 @@ type Node struct {
 	fetches keyedLock
 	builds  builder
 	shared  sharedPorts
+	keyed   atomic.Bool // the store has the cluster's key
 
 	undo []func() // what open did, in order
 }

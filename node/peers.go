@@ -28,6 +28,7 @@ import (
 //	GET  /observed       what runs on that node                 (any)
 //	GET  /unanswered     shared ports that it cannot answer     (any)
 //	POST /hold           fetch these trees and keep them        (any)
+//	POST /warm           take a warm copy of a service's state  (where it is active)
 //	*    /v1/...         the public API, passed on for a user of another node
 //
 // On blob streams:
@@ -141,6 +142,20 @@ func (p *peers) hold(ctx context.Context, id string, trees []string) error {
 	return err
 }
 
+// warm asks a node for a warm copy of a service's state that is there.
+func (p *peers) warm(ctx context.Context, id, system, service, container string) (warmCopy, error) {
+	req, _ := json.Marshal([3]string{system, service, container}) // strings always encode
+	b, err := p.call(ctx, id, http.MethodPost, "/warm", req)
+	if err != nil {
+		return warmCopy{}, err
+	}
+	var w warmCopy
+	if err := json.Unmarshal(b, &w); err != nil {
+		return warmCopy{}, fmt.Errorf("decode the answer of node %.8s: %w", id, err)
+	}
+	return w, nil
+}
+
 // source is a peer as a source of objects.
 type source struct {
 	p    *peers
@@ -237,6 +252,17 @@ func (n *Node) peerRoutes() http.Handler {
 	}))
 	mux.HandleFunc("POST /hold", n.handleBytes(func(ctx context.Context, b []byte) ([]byte, error) {
 		return nil, n.fetchTrees(ctx, strings.Fields(string(b)))
+	}))
+	mux.HandleFunc("POST /warm", n.handleBytes(func(ctx context.Context, b []byte) ([]byte, error) {
+		var of [3]string
+		if err := json.Unmarshal(b, &of); err != nil {
+			return nil, err
+		}
+		w, err := n.giveWarm(ctx, of[0], of[1], of[2])
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(w)
 	}))
 	mux.Handle("/v1/", n.apiRoutes())
 	return mux

@@ -33,6 +33,10 @@ func (a *agent) perform(ctx context.Context, s *model.State, st model.Step, clai
 		a.giveUp(ctx, s, r, st.Reason)
 	case model.StepKill:
 		a.kill(ctx, s, st)
+	case model.StepSave:
+		a.saveRow(ctx, s, r, claim)
+	case model.StepRestore:
+		a.restoreRow(ctx, s, r, claim)
 	}
 }
 
@@ -88,6 +92,7 @@ func (a *agent) prepare(ctx context.Context, s *model.State, r model.Row) {
 		}
 		return
 	}
+	a.n.warm(ctx, s, r.RowSpec)
 	a.report(ctx, s, r, model.Report{Row: r.Key, Phase: model.Prepared})
 }
 

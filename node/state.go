@@ -1,0 +1,373 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/isonomia-mesh/isonomia/activate"
+	"github.com/isonomia-mesh/isonomia/activate/process"
+	"github.com/isonomia-mesh/isonomia/model"
+	"github.com/isonomia-mesh/isonomia/snapshotstore"
+)
+
+// A service's state goes into the store as a tree of files that its module gives, and comes out of it in a directory that
+// its module takes over. Where it moves, the new node has a warm copy made beside that directory while the old instance
+// still runs, so that what is left for the pause is what changed since.
+//
+//	DIR/stage/SYSTEM/SERVICE/dump    what a module dumps
+//	DIR/stage/SYSTEM/SERVICE/facts   what it saw while dumping, one file
+//	DIR/stage/SYSTEM/SERVICE/state   what is restored, until the module takes it
+
+const (
+	warmRounds   = 3                // copies made while the old instance runs
+	warmEnough   = 1 << 20          // bytes: what is new in a copy when another would save nothing
+	warmPatience = 15 * time.Minute // for all of them: then the move goes on with what there is
+	maxFacts     = 4 << 20          // bytes, as JSON
+	factsFile    = "facts.json"
+)
+
+var errNoState = errors.New("services of this type have no state that could be saved")
+
+// useStoreKey lets the store read and name objects of snapshots, once the cluster's key is known.
+func (n *Node) useStoreKey(s *model.State) {
+	if key := s.Cluster.StoreKey; len(key) == 32 && !n.keyed.Swap(true) {
+		n.store.UseKeys([32]byte(key))
+	}
+}
+
+// stateful is the module of a row's type, if it knows state.
+func (n *Node) stateful(typ string) (activate.Stateful, error) {
+	if typ == process.Type {
+		return n.proc, nil
+	}
+	return nil, fmt.Errorf("type %q: %w", typ, errNoState)
+}
+
+// stage is a private place for a service's state on its way.
+func (n *Node) stage(r model.RowSpec, what string) (string, error) {
+	dir := n.dir.stage(r.System, r.Service)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make stage: %w", err)
+	}
+	return filepath.Join(dir, what), nil
+}
+
+// emptyStage is a stage with nothing in it.
+func (n *Node) emptyStage(r model.RowSpec, what string) (string, error) {
+	dir, err := n.stage(r, what)
+	if err == nil {
+		err = os.RemoveAll(dir)
+	}
+	if err == nil {
+		err = os.Mkdir(dir, 0o700)
+	}
+	return dir, err
+}
+
+// dumped is a state that was put into this node's store.
+type dumped struct {
+	snap  model.Snapshot
+	fresh uint64 // bytes that the store did not have
+	live  bool   // it may have changed meanwhile: a warm copy only
+}
+
+// dump puts the state of an instance into the store. final says that the instance is stopped.
+func (n *Node) dump(ctx context.Context, s *model.State, r model.RowSpec, in activate.Instance, final bool) (dumped, error) {
+	mod, err := n.stateful(r.Spec.Type)
+	if err != nil {
+		return dumped{}, err
+	}
+	n.useStoreKey(s)
+	n.fetches.lock(stageKey(r))
+	defer n.fetches.unlock(stageKey(r))
+	dir, err := n.emptyStage(r, "dump")
+	if err != nil {
+		return dumped{}, err
+	}
+	defer func() { n.logClose("stage", os.RemoveAll(dir)) }()
+	p, err := mod.Dump(ctx, in, dir, final)
+	if err != nil {
+		return dumped{}, err
+	}
+	known, knownFacts := knownRoots(s, r)
+	info, err := n.store.PutState(ctx, p.Dir, snapshotstore.StateOptions{Name: r.CustodyKey(), Known: known, Quiet: final})
+	if err != nil {
+		return dumped{}, err
+	}
+	if final && (p.Live || info.Changed > 0) {
+		return dumped{}, fmt.Errorf("the state of %s changed while it was saved, though nothing should be running", r.Service)
+	}
+	facts, err := n.putFacts(ctx, r, p.Facts, knownFacts)
+	if err != nil {
+		return dumped{}, err
+	}
+	d := dumped{fresh: info.Stored, live: p.Live || info.Changed > 0}
+	d.snap = model.Snapshot{System: r.System, Service: r.Service, Container: r.Container, Type: r.Spec.Type, ID: info.Root.String(), Facts: facts,
+		Size: int64(info.Bytes), Stored: int64(info.Stored), Files: int64(info.Files), Node: n.id.ID, At: time.Now().UTC(),
+		Checked: time.Now().UTC(), Ownership: p.Ownership}
+	return d, nil
+}
+
+func stageKey(r model.RowSpec) string { return "stage " + r.CustodyKey() }
+
+// knownRoots are the kept snapshots of a state, newest first: what has not changed is one of them again.
+func knownRoots(s *model.State, r model.RowSpec) (states, facts []snapshotstore.ID) {
+	for _, snap := range slices.Backward(s.ServiceSnapshots(r.System, r.Service)) {
+		if snap.Container != r.Container || len(states) == 20 {
+			continue
+		}
+		if id, err := snapshotstore.ParseID(snap.ID); err == nil {
+			states = append(states, id)
+		}
+		if id, err := snapshotstore.ParseID(snap.Facts); err == nil {
+			facts = append(facts, id)
+		}
+	}
+	return states, facts
+}
+
+// putFacts stores what a module saw while dumping; "" for nothing.
+func (n *Node) putFacts(ctx context.Context, r model.RowSpec, facts map[string]string, known []snapshotstore.ID) (string, error) {
+	if len(facts) == 0 {
+		return "", nil
+	}
+	b, err := json.Marshal(facts) // keys sorted: the same facts are the same bytes
+	if err == nil && len(b) > maxFacts {
+		err = fmt.Errorf("%d bytes of facts, more than %d", len(b), maxFacts)
+	}
+	if err != nil {
+		return "", err
+	}
+	dir, err := n.emptyStage(r, "facts")
+	if err != nil {
+		return "", err
+	}
+	defer func() { n.logClose("stage", os.RemoveAll(dir)) }()
+	if err := os.WriteFile(filepath.Join(dir, factsFile), b, 0o600); err != nil {
+		return "", err
+	}
+	info, err := n.store.PutState(ctx, dir, snapshotstore.StateOptions{NoCache: true, Known: known, Quiet: true})
+	return info.Root.String(), err
+}
+
+// readFacts reads them again.
+func (n *Node) readFacts(ctx context.Context, r model.RowSpec, root string) (map[string]string, error) {
+	if root == "" {
+		return nil, nil
+	}
+	id, err := snapshotstore.ParseID(root)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := n.stage(r, "facts")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := n.store.RestoreState(ctx, id, dir, snapshotstore.RestoreOptions{Discard: true}); err != nil {
+		return nil, err
+	}
+	defer func() { n.logClose("stage", os.RemoveAll(dir)) }()
+	b, err := os.ReadFile(filepath.Join(dir, factsFile))
+	if err != nil {
+		return nil, err
+	}
+	var facts map[string]string
+	if err := json.Unmarshal(b, &facts); err != nil {
+		return nil, fmt.Errorf("read facts of snapshot: %w", err)
+	}
+	return facts, nil
+}
+
+// fetchState brings a snapshot here from whichever nodes have it.
+func (n *Node) fetchState(ctx context.Context, s *model.State, snap model.Snapshot) error {
+	n.useStoreKey(s)
+	return n.fetchTrees(ctx, []string{snap.ID, snap.Facts})
+}
+
+// loaded is what loading a state did.
+type loaded struct {
+	written uint64 // bytes
+	took    time.Duration
+}
+
+// load makes a snapshot that is in the store the state of an instance that is stopped, and reads it back. What a warm copy
+// brought already was compared when it was made.
+func (n *Node) load(ctx context.Context, r model.RowSpec, in activate.Instance, snap model.Snapshot) (loaded, error) {
+	began := time.Now()
+	mod, err := n.stateful(r.Spec.Type)
+	if err != nil {
+		return loaded{}, err
+	}
+	id, err := snapshotstore.ParseID(snap.ID)
+	if err != nil {
+		return loaded{}, err
+	}
+	n.fetches.lock(stageKey(r))
+	defer n.fetches.unlock(stageKey(r))
+	dir, err := n.stage(r, "state")
+	if err != nil {
+		return loaded{}, err
+	}
+	info, err := n.store.RestoreState(ctx, id, dir, snapshotstore.RestoreOptions{Discard: true})
+	if err != nil {
+		return loaded{}, err
+	}
+	if info.Reused == 0 { // a cold copy
+		diffs, err := n.store.VerifyState(ctx, id, dir, snapshotstore.VerifyOptions{Most: 3})
+		if err == nil && len(diffs) > 0 {
+			err = fmt.Errorf("what was restored is not the snapshot: %v", diffs)
+		}
+		if err != nil {
+			return loaded{}, err
+		}
+	}
+	facts, err := n.readFacts(ctx, r, snap.Facts)
+	if err != nil {
+		return loaded{}, err
+	}
+	p := activate.Payload{Dir: dir, Facts: facts, Ownership: snap.Ownership}
+	if err := mod.Load(ctx, in, p); err != nil {
+		return loaded{}, err
+	}
+	if err := mod.Verify(ctx, in, p); err != nil {
+		return loaded{}, err
+	}
+	return loaded{info.Written, time.Since(began)}, nil
+}
+
+// warm makes copies of a state that is to come here while its instance still runs elsewhere, until a further one would
+// bring little. That it does not work only makes the pause longer.
+func (n *Node) warm(ctx context.Context, s *model.State, r model.RowSpec) {
+	c, ok := s.Custody.Get(r.CustodyKey())
+	if from, up := s.Nodes.Get(c.Node); !ok || !r.Managed || c.Node == n.id.ID || !up || from.Down {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, warmPatience)
+	defer cancel()
+	last := uint64(1 << 62)
+	for round := range warmRounds {
+		fresh, err := n.warmOnce(ctx, s, r, c.Node)
+		if err != nil {
+			n.log.Info("no warm copy", "service", r.Service, "from", s.NodeName(c.Node), "round", round+1, "err", err)
+			return
+		}
+		n.log.Info("warm copy", "service", r.Service, "from", s.NodeName(c.Node), "round", round+1, "new bytes", fresh)
+		if fresh < warmEnough || fresh > last/2 {
+			return
+		}
+		last = fresh
+	}
+}
+
+func (n *Node) warmOnce(ctx context.Context, s *model.State, r model.RowSpec, from string) (fresh uint64, err error) {
+	d, err := n.peers.warm(ctx, from, r.System, r.Service, r.Container)
+	if err != nil {
+		return 0, err
+	}
+	if err := n.fetchState(ctx, s, model.Snapshot{ID: d.ID}); err != nil {
+		return 0, err
+	}
+	id, err := snapshotstore.ParseID(d.ID)
+	if err != nil {
+		return 0, err
+	}
+	n.fetches.lock(stageKey(r))
+	defer n.fetches.unlock(stageKey(r))
+	dir, err := n.stage(r, "state")
+	if err != nil {
+		return 0, err
+	}
+	_, err = n.store.RestoreState(ctx, id, dir, snapshotstore.RestoreOptions{Warm: true})
+	return d.Fresh, err
+}
+
+// warmCopy is a snapshot of a state that may be changing.
+type warmCopy struct {
+	ID    string `json:"id"`
+	Fresh uint64 `json:"fresh"` // bytes that the store of its node did not have
+}
+
+// giveWarm takes a warm copy of a state that is here.
+func (n *Node) giveWarm(ctx context.Context, system, service, container string) (warmCopy, error) {
+	s := n.fsm.State()
+	for _, r := range s.ServiceRows(system, service) {
+		if r.Node == n.id.ID && r.Container == container && r.Phase == model.Active && r.Managed {
+			d, err := n.dump(ctx, s, r.RowSpec, n.agent.instance(s, r.RowSpec, r.Claim), false)
+			return warmCopy{d.snap.ID, d.fresh}, err
+		}
+	}
+	return warmCopy{}, fmt.Errorf("%s is not active here", service)
+}
+
+// saveRow stops a row whose state moves and saves it.
+func (a *agent) saveRow(ctx context.Context, s *model.State, r model.Row, claim uint64) {
+	in := a.instance(s, r.RowSpec, claim)
+	began := time.Now()
+	err := a.n.proc.Stop(ctx, in)
+	if err == nil {
+		var d dumped
+		if d, err = a.n.dump(ctx, s, r.RowSpec, in, true); err == nil {
+			d.snap.Why = "moves to another node"
+			a.n.note(Noted{Kind: "saved", System: r.System, Service: r.Service,
+				Message: fmt.Sprintf("its state, %d bytes in %d files, %d of them new, in %v", d.snap.Size, d.snap.Files, d.fresh, time.Since(began).Round(time.Millisecond))})
+			a.forgetFailure(r.Key)
+			a.report(ctx, s, r, model.Report{Row: r.Key, Phase: model.Saved, Claim: claim, Snapshot: &d.snap})
+			return
+		}
+	}
+	a.stateFailed(ctx, r, claim, "saving its state", err)
+}
+
+// restoreRow loads the state that is on its way here. What may run of the row is of an earlier claim, from before its
+// node was cut off: what that accepted was never promised.
+func (a *agent) restoreRow(ctx context.Context, s *model.State, r model.Row, claim uint64) {
+	c := s.Custody.At(r.CustodyKey())
+	snap, ok := snapshotByID(s, r.RowSpec, c.Snapshot)
+	if !ok {
+		a.stateFailed(ctx, r, claim, "restoring its state", fmt.Errorf("snapshot %.12q is not in the catalogue", c.Snapshot))
+		return
+	}
+	in := a.instance(s, r.RowSpec, claim)
+	err := a.n.proc.Stop(ctx, in)
+	if err == nil {
+		err = a.n.fetchState(ctx, s, snap)
+	}
+	var l loaded
+	if err == nil {
+		l, err = a.n.load(ctx, r.RowSpec, in, snap)
+	}
+	if err != nil {
+		a.stateFailed(ctx, r, claim, "restoring its state", err)
+		return
+	}
+	a.n.note(Noted{Kind: "restored", System: r.System, Service: r.Service,
+		Message: fmt.Sprintf("its state from %s, %d bytes, of which %d were written, in %v", s.NodeName(c.From), snap.Size, l.written, l.took.Round(time.Millisecond))})
+	a.forgetFailure(r.Key)
+	a.report(ctx, s, r, model.Report{Row: r.Key, Phase: model.Restored, Claim: claim, Snapshot: &model.Snapshot{ID: snap.ID}})
+}
+
+func (a *agent) stateFailed(ctx context.Context, r model.Row, claim uint64, what string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	reason := what + ": " + err.Error()
+	a.n.log.Warn("moving state", "service", r.Service, "reason", reason)
+	a.n.note(Noted{Kind: "state-failed", System: r.System, Service: r.Service, Message: reason})
+	a.fail(r, claim, reason, "")
+}
+
+// snapshotByID finds a kept snapshot of a row's state.
+func snapshotByID(s *model.State, r model.RowSpec, id string) (model.Snapshot, bool) {
+	for _, snap := range slices.Backward(s.ServiceSnapshots(r.System, r.Service)) {
+		if snap.Container == r.Container && snap.ID == id {
+			return snap, true
+		}
+	}
+	return model.Snapshot{}, false
+}

@@ -1,0 +1,303 @@
+//go:build linux
+
+package testcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// writer writes numbered lines into the state of a service, one after the other, wherever it is, and remembers which
+// were acknowledged. What was not is written again.
+type writer struct {
+	c       *Cluster
+	from    *Node
+	service string
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+
+	mu    sync.Mutex
+	acked []int
+	gap   time.Duration // the longest between two acknowledged writes
+	last  time.Time
+}
+
+func startWriter(t *testing.T, c *Cluster, from *Node, service string) *writer {
+	return startWriterAt(t, c, from, service, &writer{})
+}
+
+func (w *writer) end() {
+	w.stop()
+	w.done.Wait()
+}
+
+func (w *writer) run(ctx context.Context) {
+	url := ""
+	client := w.from.HTTP(2 * time.Second)
+	defer client.CloseIdleConnections()
+	for n := len(w.acked) + 1; ctx.Err() == nil; {
+		if url == "" {
+			url, _ = w.where()
+		}
+		err := post(ctx, client, url, strconv.Itoa(n))
+		if err != nil {
+			url = ""
+			select {
+			case <-time.After(5 * time.Millisecond): // between two looks for where the service is
+			case <-ctx.Done():
+			}
+			continue
+		}
+		w.ack(n)
+		n++
+	}
+}
+
+func (w *writer) ack(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if !w.last.IsZero() {
+		w.gap = max(w.gap, now.Sub(w.last))
+	}
+	w.last, w.acked = now, append(w.acked, n)
+}
+
+func (w *writer) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.acked)
+}
+
+// pause is the longest gap between two acknowledged writes since it was asked last.
+func (w *writer) pause() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	gap := w.gap
+	w.gap = 0
+	return gap
+}
+
+// where is the URL of the service's state.
+func (w *writer) where() (string, error) {
+	s, err := w.from.Status()
+	if err != nil {
+		return "", err
+	}
+	for _, i := range s.Instances {
+		if i.Service == w.service && i.Phase == phaseActive {
+			return "http://" + net.JoinHostPort(i.Address, strconv.Itoa(i.Ports["http"])) + "/state", nil
+		}
+	}
+	return "", fmt.Errorf("%s is active nowhere", w.service)
+}
+
+func post(ctx context.Context, client *http.Client, url, text string) error {
+	if url == "" {
+		return errors.New("nowhere to write to")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(text))
+	if err != nil {
+		return err
+	}
+	r, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		return errors.New(r.Status)
+	}
+	return nil
+}
+
+// moreWrites awaits that so many writes more were acknowledged.
+func (w *writer) moreWrites(t *testing.T, n int) {
+	t.Helper()
+	want := w.count() + n
+	Await(t, fmt.Sprintf("%d acknowledged writes", want), smokeTimeout, func() error {
+		if have := w.count(); have < want {
+			return fmt.Errorf("%d", have)
+		}
+		return nil
+	})
+}
+
+// nothingLost stops the writer and holds what the service has against what it acknowledged.
+func (w *writer) nothingLost(t *testing.T) {
+	t.Helper()
+	w.end()
+	var text string
+	Await(t, "the state", smokeTimeout, func() error {
+		url, err := w.where()
+		if err != nil {
+			return err
+		}
+		r, err := w.from.HTTP(5 * time.Second).Get(url)
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		var b strings.Builder
+		if _, err := io.Copy(&b, r.Body); err != nil {
+			return err
+		}
+		text = b.String()
+		return nil
+	})
+	has := map[string]bool{}
+	for line := range strings.Lines(text) {
+		has[strings.TrimSpace(line)] = true
+	}
+	var lost []int
+	for _, n := range w.acked {
+		if !has[strconv.Itoa(n)] {
+			lost = append(lost, n)
+		}
+	}
+	if len(lost) > 0 {
+		t.Errorf("%d of %d acknowledged writes are lost: %v", len(lost), len(w.acked), lost[:min(len(lost), 20)])
+	}
+}
+
+// stateful is a service with state on one node, and one that depends on it.
+func stateful(node string) Model {
+	return Model{Services: []Service{{Name: "db", Exclusive: true, Pin: []string{node}}, {Name: "web", DependsOn: []string{"db"}}}}
+}
+
+func TestStateMoves(t *testing.T) {
+	c := real(t, 3)
+	deployed(t, c.Node(0).Deploy(stateful("n2")))
+	c.AwaitSettled(smokeTimeout, 1)
+	w := startWriter(t, c, c.Node(0), "db")
+	for i, to := range []string{"n3", "n2", "n1"} { // also to where an old copy is
+		w.moreWrites(t, 50)
+		w.pause()
+		deployed(t, c.Node(i).Deploy(stateful(to)))
+		settledAnswers(t, c, uint64(i+2), "1")
+		w.moreWrites(t, 1)
+		t.Logf("to %s: no write for %v", to, w.pause())
+	}
+	w.nothingLost(t)
+}
+
+// moveRole is who dies during a move.
+type moveRole string
+
+const (
+	leaderDies moveRole = "leader"
+	oldDies    moveRole = "old node"
+	newDies    moveRole = "new node"
+)
+
+var moveRoles = []moveRole{leaderDies, oldDies, newDies}
+
+// mover is a cluster whose service db is on one node and is to go to another; neither is the leader.
+type mover struct {
+	c        *Cluster
+	leader   *Node
+	from, to *Node
+	w        *writer
+}
+
+func (m *mover) node(role moveRole) *Node {
+	return map[moveRole]*Node{leaderDies: m.leader, oldDies: m.from, newDies: m.to}[role]
+}
+
+func readyToMove(t *testing.T) *mover {
+	c := Start(t, 3, WithSyncCounters())
+	m := &mover{c: c, leader: c.WaitLeader()}
+	m.from, m.to = c.Node((m.leader.index+1)%3), c.Node((m.leader.index+2)%3)
+	deployed(t, m.leader.Deploy(stateful(m.from.Name)))
+	c.AwaitSettled(smokeTimeout, 1)
+	m.w = startWriter(t, c, m.leader, "db")
+	m.w.moreWrites(t, 20)
+	return m
+}
+
+// TestStateMovesThroughDeaths kills the leader, the old or the new node at a sync of a move, with either death: one point
+// each, or with ISONOMIA_SOAK every one. Nothing that was acknowledged may be lost.
+func TestStateMovesThroughDeaths(t *testing.T) {
+	Require(t)
+	t.Parallel()
+	totals := map[moveRole]int{}
+	t.Run("clean run", func(t *testing.T) {
+		m := readyToMove(t)
+		before := map[moveRole]int{}
+		for _, role := range moveRoles {
+			before[role] = m.node(role).Syncs().Count()
+		}
+		deployed(t, m.leader.Deploy(stateful(m.to.Name)))
+		settledAnswers(t, m.c, 2, "1")
+		for role, was := range before {
+			totals[role] = m.node(role).Syncs().Count() - was
+		}
+		m.w.nothingLost(t)
+	})
+	seed := uint64(time.Now().UnixNano())
+	if v, err := strconv.ParseUint(os.Getenv("ISONOMIA_TEST_SEED"), 10, 64); err == nil {
+		seed = v
+	}
+	t.Logf("syncs during a move: %v; ISONOMIA_TEST_SEED=%d", totals, seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for i, role := range moveRoles {
+		points := random.Perm(totals[role])
+		fates := map[string]Fate{"agent killed": AgentKilled, "power off": PowerCut}
+		if os.Getenv("ISONOMIA_SOAK") == "" {
+			points = points[:min(1, len(points))]
+			delete(fates, []string{"agent killed", "power off"}[(int(seed)+i)%2])
+		}
+		for _, p := range points {
+			for name, fate := range fates {
+				t.Run(fmt.Sprintf("%s, %s at %d", role, name, p+1), func(t *testing.T) { moveThrough(t, role, p+1, fate) })
+			}
+		}
+	}
+}
+
+func moveThrough(t *testing.T, role moveRole, nth int, fate Fate) {
+	t.Parallel()
+	m := readyToMove(t)
+	victim, other := m.node(role), m.leader
+	if role == leaderDies {
+		other = m.to
+		m.w.end()
+		m.w = startWriterAt(t, m.c, m.to, "db", m.w)
+	}
+	victim.Syncs().Arm(nth, fate)
+	deployed(t, other.Deploy(stateful(m.to.Name), "--no-wait"))
+	Await(t, "the death, or the end of the move", smokeTimeout, func() error {
+		select {
+		case <-victim.Syncs().Fired():
+			return nil
+		default:
+		}
+		_, err := m.c.settled(2)
+		return err
+	})
+	victim.Syncs().Disarm()
+	victim.Revive()
+	m.c.AwaitMembers(3)
+	settledAnswers(t, m.c, 2, "1")
+	m.w.nothingLost(t)
+}
+
+// startWriterAt goes on from another node with what a writer has acknowledged.
+func startWriterAt(t *testing.T, c *Cluster, from *Node, service string, old *writer) *writer {
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &writer{c: c, from: from, service: service, stop: cancel, acked: old.acked}
+	w.done.Go(func() { w.run(ctx) })
+	t.Cleanup(w.end)
+	return w
+}
