@@ -46,7 +46,7 @@ bench: deps build ## benchmarks, compared as ratios in one run
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
 	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	  echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+	  echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x $$pkg; done; done
 
 soak: deps build ## the long suites: every crash point, many simulated systems, an hour of load (ISONOMIA_SOAK_FOR=1h)
 	ISONOMIA_SOAK=1 go test -timeout 4h -run TestSimulation ./raftfsm

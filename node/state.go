@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/activate"
-	"github.com/isonomia-mesh/isonomia/activate/process"
 	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/snapshotstore"
 )
@@ -32,21 +30,11 @@ const (
 	factsFile    = "facts.json"
 )
 
-var errNoState = errors.New("services of this type have no state that could be saved")
-
 // useStoreKey lets the store read and name objects of snapshots, once the cluster's key is known.
 func (n *Node) useStoreKey(s *model.State) {
 	if key := s.Cluster.StoreKey; len(key) == 32 && !n.keyed.Swap(true) {
 		n.store.UseKeys([32]byte(key))
 	}
-}
-
-// stateful is the module of a row's type, if it knows state.
-func (n *Node) stateful(typ string) (activate.Stateful, error) {
-	if typ == process.Type {
-		return n.proc, nil
-	}
-	return nil, fmt.Errorf("type %q: %w", typ, errNoState)
 }
 
 // stage is a private place for a service's state on its way.
