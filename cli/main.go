@@ -49,6 +49,7 @@ func asksForJSON(args []string) bool {
 const (
 	groupCluster = "cluster"
 	groupDeploy  = "deploy"
+	groupState   = "state"
 	groupLook    = "look"
 	groupOther   = "other"
 )
@@ -74,11 +75,13 @@ func newRootCommand(c *console) *cobra.Command {
 	root.AddGroup(
 		&cobra.Group{ID: groupCluster, Title: "Cluster:"},
 		&cobra.Group{ID: groupDeploy, Title: "Deployment:"},
+		&cobra.Group{ID: groupState, Title: "State:"},
 		&cobra.Group{ID: groupLook, Title: "Looking:"},
 		&cobra.Group{ID: groupOther, Title: "Other:"},
 	)
 	addGroup(root, groupCluster, newAgentCommand(c), newDevCommand(c), newTokenCommand(c), newMembersCommand(c))
 	addGroup(root, groupDeploy, newPlanCommand(c), newDeployCommand(c), newUndeployCommand(c), newRollbackCommand(c), newAbortCommand(c))
+	addGroup(root, groupState, newSnapshotCommand(c), newSnapshotsCommand(c), newRestoreCommand(c))
 	addGroup(root, groupLook, newStatusCommand(c), newHistoryCommand(c), newPortsCommand(c), newLogsCommand(c), newEventsCommand(c))
 	addGroup(root, groupOther, newVersionCommand(c), newCompletionCommand())
 	root.AddCommand(newKeeperCommand(), newBuildSandboxCommand())

@@ -146,6 +146,9 @@ func (a *agent) turn(ctx context.Context) time.Time {
 	steps, wake := model.Next(s, a.n.id.ID, a.own(), time.Now())
 	var claims []model.Step
 	for _, st := range steps {
+		if !a.reserve(st.Key(), st.Kind) {
+			continue // an operator's work on it began since Own was copied
+		}
 		if st.Claim != "" {
 			claims = append(claims, st)
 			continue
@@ -173,6 +176,9 @@ func (a *agent) own() model.Own {
 func (a *agent) claim(ctx context.Context, s *model.State, steps []model.Step) {
 	self, ok := s.Nodes.Get(a.n.id.ID)
 	if !ok {
+		for _, st := range steps {
+			a.clearRunning(st.Key())
+		}
 		return
 	}
 	c := model.Claims{Node: self.ID, Epoch: self.Epoch, At: time.Now().UTC()}
@@ -219,6 +225,17 @@ func (a *agent) setRunning(key string, r runningStep) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running[key] = r
+}
+
+// reserve makes a key busy, unless it is.
+func (a *agent) reserve(key string, kind model.StepKind) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, busy := a.running[key]; busy {
+		return false
+	}
+	a.running[key] = runningStep{kind: kind, cancel: func() {}}
+	return true
 }
 
 func (a *agent) clearRunning(key string) {

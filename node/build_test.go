@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/isonomia-mesh/isonomia/node/api"
@@ -499,7 +498,7 @@ func (n *testNode) request(req api.BuildRequest) (last api.BuildEvent, log strin
 
 // What was built once, anywhere, is not built again.
 func TestBuildOnce(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent(), waitsForKeeper)
+	defer noLeak(t)()
 	n1 := startNode(t, "n1", nil)
 	n2 := startNode(t, "n2", n1)
 	defer func() { n2.stop(); n1.stop() }()

@@ -33,6 +33,7 @@ func (n *Node) lead(ctx context.Context, term uint64) {
 	defer cancel()
 	wg.Go(func() { w.run(ctx) })
 	wg.Go(func() { n.sealLoop(ctx) })
+	wg.Go(func() { n.trimSnapshots(ctx) })
 	changed, stop := n.fsm.Watch()
 	defer stop()
 	var mem model.Memory

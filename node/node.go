@@ -204,6 +204,7 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.healthLoop)
 	run(n.sharedPortsLoop)
 	run(n.collectLoop)
+	run(n.keepSnapshotsLoop)
 	run(n.renewLoop)
 	run(n.announceLoop)
 	run(func(ctx context.Context) error { n.fsm.ShapeLoop(ctx); return nil })

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/node/api"
 	"github.com/isonomia-mesh/isonomia/snapshotstore"
@@ -89,7 +87,7 @@ func hasTree(t *testing.T, n *Node, tree string) bool {
 }
 
 func TestPackagesAreCollected(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent(), waitsForKeeper)
+	defer noLeak(t)()
 	n := startNode(t, "n1", nil)
 	defer n.stop()
 	first, hcl := packaged(t, n, "one")

@@ -131,7 +131,7 @@ func (n *Node) status(ctx context.Context, s *model.State, system string, stale 
 func instance(s *model.State, r model.Row, seen map[string]observation) api.Instance {
 	i := api.Instance{System: r.System, Service: r.Service, Node: s.NodeName(r.Node), Address: r.Spec.Host, Container: r.Container,
 		Phase: string(r.Phase), Reason: r.Reason, Generation: s.RowGeneration(r), Ports: r.Spec.Ports, Since: r.At, Row: r.Key,
-		Obsolete: r.Obsolete, Attempts: r.Attempts, Output: r.Output}
+		Obsolete: r.Obsolete, Managed: r.Managed, Attempts: r.Attempts, Output: r.Output}
 	if i.Ports == nil {
 		i.Ports = map[string]int{}
 	}

@@ -299,6 +299,9 @@ func (a *agent) saveRow(ctx context.Context, s *model.State, r model.Row, claim 
 	began := time.Now()
 	err := a.n.proc.Stop(ctx, in)
 	if err == nil {
+		err = a.goThrough(ctx, s, r.RowSpec)
+	}
+	if err == nil {
 		var d dumped
 		if d, err = a.n.dump(ctx, s, r.RowSpec, in, true); err == nil {
 			d.snap.Why = "moves to another node"
@@ -329,6 +332,9 @@ func (a *agent) restoreRow(ctx context.Context, s *model.State, r model.Row, cla
 	var l loaded
 	if err == nil {
 		l, err = a.n.load(ctx, r.RowSpec, in, snap)
+	}
+	if err == nil {
+		err = a.n.doneRestoring(r.RowSpec) // one that was cut off here when the state was here before is pointless now
 	}
 	if err != nil {
 		a.stateFailed(ctx, r, claim, "restoring its state", err)

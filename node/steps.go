@@ -98,6 +98,10 @@ func (a *agent) prepare(ctx context.Context, s *model.State, r model.Row) {
 
 // startRow starts what was claimed and reports it active. A failure is counted; Next decides whether to try again.
 func (a *agent) startRow(ctx context.Context, s *model.State, r model.Row, claim uint64) {
+	if err := a.goThrough(ctx, s, r.RowSpec); err != nil {
+		a.startFailed(ctx, r, claim, err)
+		return
+	}
 	if err := a.n.proc.Start(ctx, a.instance(s, r.RowSpec, claim)); err != nil {
 		a.startFailed(ctx, r, claim, err)
 		return
@@ -134,6 +138,10 @@ func describe(err error) (reason, output string) {
 
 // repairRow starts again in place what died. Nothing is told to the log: the row is as active as before.
 func (a *agent) repairRow(ctx context.Context, s *model.State, r model.Row) {
+	if err := a.goThrough(ctx, s, r.RowSpec); err != nil {
+		a.startFailed(ctx, r, r.Claim, err)
+		return
+	}
 	if err := a.n.proc.Start(ctx, a.instance(s, r.RowSpec, r.Claim)); err != nil {
 		a.startFailed(ctx, r, r.Claim, err)
 		return

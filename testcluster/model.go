@@ -34,7 +34,8 @@ type Service struct {
 	NoHealth                              bool   // ready by its port
 	Instances                             string // a number or "all"; empty: the default
 	Pin                                   []string
-	Exclusive                             bool              // at most one anywhere; tells the lock server
+	Exclusive                             bool              // managed state, so at most one anywhere; tells the lock server
+	Copies                                int               // of its snapshots; 0: the default
 	Modes                                 []string          // of testservice, see there
 	Env                                   map[string]string // more environment, as text
 	Package                               string            // content of a file in its package: another one is another package
@@ -187,7 +188,11 @@ func (m Model) service(b *strings.Builder, s Service) {
 		b.WriteString("  health {\n    http = \"/healthz\"\n    port = \"http\"\n  }\n")
 	}
 	if s.Exclusive {
-		b.WriteString("  state {\n    managed = true\n  }\n")
+		b.WriteString("  state {\n    managed = true\n")
+		if s.Copies > 0 {
+			fmt.Fprintf(b, "    copies  = %d\n", s.Copies)
+		}
+		b.WriteString("  }\n")
 	}
 	b.WriteString(s.Extra + "}\n\n")
 }

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/isonomia-mesh/isonomia/node/api"
 )
 
 // writer writes numbered lines into the state of a service, one after the other, wherever it is, and remembers which
@@ -103,6 +105,24 @@ func (w *writer) where() (string, error) {
 	return "", fmt.Errorf("%s is active nowhere", w.service)
 }
 
+// read gives the whole state of the service.
+func (w *writer) read() (string, error) {
+	url, err := w.where()
+	if err != nil {
+		return "", err
+	}
+	r, err := w.from.HTTP(5 * time.Second).Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer r.Body.Close()
+	var b strings.Builder
+	if _, err := io.Copy(&b, r.Body); err != nil {
+		return "", err
+	}
+	return b.String(), nil
+}
+
 func post(ctx context.Context, client *http.Client, url, text string) error {
 	if url == "" {
 		return errors.New("nowhere to write to")
@@ -138,26 +158,8 @@ func (w *writer) moreWrites(t *testing.T, n int) {
 func (w *writer) nothingLost(t *testing.T) {
 	t.Helper()
 	w.end()
-	var text string
-	Await(t, "the state", smokeTimeout, func() error {
-		url, err := w.where()
-		if err != nil {
-			return err
-		}
-		r, err := w.from.HTTP(5 * time.Second).Get(url)
-		if err != nil {
-			return err
-		}
-		defer r.Body.Close()
-		var b strings.Builder
-		if _, err := io.Copy(&b, r.Body); err != nil {
-			return err
-		}
-		text = b.String()
-		return nil
-	})
 	has := map[string]bool{}
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(stateOf(t, w)) {
 		has[strings.TrimSpace(line)] = true
 	}
 	var lost []int
@@ -300,4 +302,80 @@ func startWriterAt(t *testing.T, c *Cluster, from *Node, service string, old *wr
 	w.done.Go(func() { w.run(ctx) })
 	t.Cleanup(w.end)
 	return w
+}
+
+// snapshots are the kept generations of a service, newest first.
+func snapshots(t *testing.T, n *Node, service string) []api.Snapshot {
+	t.Helper()
+	var list []api.Snapshot
+	ctx, cancel := context.WithTimeout(t.Context(), smokeTimeout)
+	defer cancel()
+	if err := n.Query(ctx, &list, "snapshots", service); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// stateOf is what a service has in its state.
+func stateOf(t *testing.T, w *writer) (text string) {
+	t.Helper()
+	Await(t, "the state", smokeTimeout, func() (err error) {
+		text, err = w.read()
+		return err
+	})
+	return text
+}
+
+func TestSnapshotAndRestore(t *testing.T) {
+	c := real(t, 3)
+	m := stateful("n2").Change("db", func(s *Service) { s.Copies = 2 })
+	deployed(t, c.Node(0).Deploy(m))
+	c.AwaitSettled(smokeTimeout, 1)
+	run := func(i int, args ...string) Result {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), smokeTimeout)
+		defer cancel()
+		return c.Node(i).CLI(ctx, args...)
+	}
+	w := startWriter(t, c, c.Node(0), "db")
+	w.moreWrites(t, 20)
+	w.end()
+	first := stateOf(t, w)
+	deployed(t, run(0, "snapshot", "db"))
+	deployed(t, run(2, "snapshot")) // unchanged: no new generation
+	if list := snapshots(t, c.Node(0), "db"); len(list) != 1 || list[0].Generation != 1 || list[0].Size == 0 {
+		t.Fatalf("after two snapshots of one state: %+v", list)
+	}
+	Await(t, "a second copy", smokeTimeout, func() error {
+		if list := snapshots(t, c.Node(1), "db"); len(list[0].Holders) != 2 {
+			return fmt.Errorf("held by %v", list[0].Holders)
+		}
+		return nil
+	})
+
+	w = startWriterAt(t, c, c.Node(0), "db", w)
+	w.moreWrites(t, 20)
+	w.end()
+	second := stateOf(t, w)
+	if second == first {
+		t.Fatal("nothing was written")
+	}
+	deployed(t, run(0, "restore", "db@1", "--yes"))
+	if got := stateOf(t, w); got != first {
+		t.Errorf("restored %d bytes, not %d", len(got), len(first))
+	}
+	list := snapshots(t, c.Node(2), "db")
+	if len(list) != 3 || list[0].ID != list[2].ID || list[1].ID == list[0].ID {
+		t.Fatalf("A, B and A again are not three generations of two snapshots: %+v", list)
+	}
+	deployed(t, run(1, "restore", "db@2", "--yes"))
+	if got := stateOf(t, w); got != second {
+		t.Errorf("what was there before the restore is not what its snapshot has: %d bytes, not %d", len(got), len(second))
+	}
+	for _, bad := range [][]string{{"restore", "db@77", "--yes"}, {"restore", "web", "--yes"}, {"snapshot", "nobody"}} {
+		if r := run(1, bad...); r.Code != ExitFailed && r.Code != 2 {
+			t.Errorf("%v: exit %d, %v", bad, r.Code, r.Failure())
+		}
+	}
+	settledAnswers(t, c, 1, "1")
 }

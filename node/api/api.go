@@ -71,6 +71,7 @@ type Instance struct {
 	Since      time.Time      `json:"since"`
 	Row        string         `json:"row"`
 	Obsolete   bool           `json:"obsolete,omitempty"`
+	Managed    bool           `json:"managed,omitempty"` // its state is
 	Attempts   int            `json:"attempts,omitempty"`
 	Output     string         `json:"output,omitempty"` // last lines, when failed
 }
