@@ -138,9 +138,17 @@ func (c *cluster) advance(r model.Row) {
 	}
 	switch {
 	case n.Down:
+	case model.CanSave(c.s, r) == "":
+		claim(model.Saving)
+	case r.Phase == model.Saving:
+		c.apply(model.Reports{Node: r.Node, Epoch: n.Epoch, Items: []model.Report{{Row: r.Key, Phase: model.Saved, Claim: r.Claim, Snapshot: &model.Snapshot{ID: "state"}}}})
+	case model.CanRestore(c.s, r) == "":
+		claim(model.Restoring)
+	case r.Phase == model.Restoring:
+		c.apply(model.Reports{Node: r.Node, Epoch: n.Epoch, Items: []model.Report{{Row: r.Key, Phase: model.Restored, Claim: r.Claim, Snapshot: &model.Snapshot{ID: "state"}}}})
 	case r.Phase == model.Planned:
 		report(model.Prepared)
-	case r.Phase == model.Prepared:
+	case r.Phase == model.Prepared || r.Phase == model.Restored:
 		claim(model.Starting)
 	case r.Phase == model.Starting:
 		report(model.Active)

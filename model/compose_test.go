@@ -214,3 +214,38 @@ func randomModel(rng *rand.Rand, n int) string {
 	}
 	return b.String()
 }
+
+// A state whose node is down is waited for where it was about to go; and it leaves a node on which its service is no
+// more deployed.
+func TestStateThatHasToMove(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3)
+	on := func(node string) string {
+		return service("db", "state { managed = true }") + fmt.Sprintf("distribution {\n pin = { db = [%q] }\n}\n", node)
+	}
+	c.run(on("n1"))
+	c.deploy(on("n2"))
+	c.down("n1")
+	c.decide()
+	if got := c.where(); got != "db@n2" {
+		t.Errorf("while n1, which has its state, is down: %q", got)
+	}
+	c.up("n1")
+	c.settle()
+	if got := c.where(); got != "db@n2" || c.s.Custody.At("default/db/process").Node != "id-n2" {
+		t.Errorf("%q, %+v", got, c.s.Custody.At("default/db/process"))
+	}
+	c.run("") // undeployed: its state stays where it was
+	c.run(on("n3"))
+	if got := c.where(); got != "db@n3" || c.s.Custody.At("default/db/process").Node != "id-n3" {
+		t.Errorf("deployed anew: %q, %+v", got, c.s.Custody.At("default/db/process"))
+	}
+	if n := c.s.Snapshots.Len(); n != 1 {
+		t.Errorf("%d snapshots", n)
+	}
+	for _, r := range c.s.SystemRows("default") {
+		if r.Obsolete {
+			t.Errorf("%s is left: %+v", r.Key, r)
+		}
+	}
+}

@@ -89,6 +89,29 @@ func MustSave(s *State, r Row) bool {
 	})
 }
 
+// Saver is a row that only saves the state of new row r's service where it is: the service has no row there. ok is false
+// if none is needed.
+func Saver(s *State, r RowSpec) (saver RowSpec, ok bool) {
+	holder := s.Custody.At(r.CustodyKey()).Node
+	if !r.Managed || holder == "" || holder == r.Node || !s.Nodes.Has(holder) {
+		return RowSpec{}, false
+	}
+	for _, o := range s.ServiceRows(r.System, r.Service) {
+		if o.Node == holder && o.Container == r.Container {
+			return RowSpec{}, false
+		}
+	}
+	saver = RowSpec{System: r.System, Service: r.Service, Node: holder, Container: r.Container, Spec: r.Spec, Managed: true, Exclusive: true}
+	saver.Spec.Ports, saver.Spec.Scopes, saver.Spec.Package = nil, nil, ""
+	saver.Key = RowKey(holder, saverPrefix+rowID(saver))
+	return saver, true
+}
+
+const saverPrefix = "saver-"
+
+// IsSaver says whether a row only saves a state.
+func (r RowSpec) IsSaver() bool { return strings.HasPrefix(r.Key, RowKey(r.Node, saverPrefix)) }
+
 // CanSave says whether the final snapshot of row r may be taken now, which stops it: its state moves, and nothing alive
 // depends on it any more.
 func CanSave(s *State, r Row) string {

@@ -279,7 +279,7 @@ func restorable(s *State, system string, rows []RowSpec) bool {
 		if n, ok := s.Nodes.Get(r.Node); !ok || n.Down || n.Left || n.Host != r.Spec.Host {
 			return false
 		}
-		if c := s.Custody.At(r.CustodyKey()); r.Managed && c.Node != "" && c.Node != r.Node && !canLeave(s, r, c.Node) {
+		if c := s.Custody.At(r.CustodyKey()); r.Managed && c.Node != "" && c.Node != r.Node && !canLeave(s, c.Node) {
 			return false
 		}
 		for _, res := range rowReservations(r) {

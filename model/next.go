@@ -233,6 +233,9 @@ func (t *turn) save(r Row) bool {
 	if CanSave(t.s, r) != "" {
 		return false
 	}
+	if t.haunted(r) {
+		return true
+	}
 	t.add(Step{Kind: StepSave, Row: r.Key, Claim: Saving, Generation: t.generation(r), Reason: "its state moves to another node"})
 	return true
 }

@@ -53,6 +53,10 @@ func (c *composer) keep(s *Service) []string {
 			stays = true
 			c.warn("%s stays on %s, which is down: %s", s.Name, c.in.State.NodeName(id), c.whyWait(s, allowed))
 		}
+		if !stays && c.awaitsState(s, id) {
+			stays = true
+			c.warn("%s on %s waits for %s, which is down: its state is there", s.Name, c.in.State.NodeName(id), c.in.State.NodeName(c.custodian(s)))
+		}
 		if stays && (s.All || len(kept) < s.Instances) && !slices.Contains(kept, id) {
 			kept = append(kept, id)
 		}
@@ -67,6 +71,14 @@ func (c *composer) waitsFor(s *Service, id string, allowed []string) bool {
 		return false
 	}
 	return c.custodian(s) == id || len(allowed) == 0
+}
+
+// awaitsState says that an instance stays on a node to which its state was about to move when the node that has it went
+// down.
+func (c *composer) awaitsState(s *Service, id string) bool {
+	holder := c.custodian(s)
+	n, member := c.in.State.Nodes.Get(id)
+	return holder != "" && holder != id && !canLeave(c.in.State, holder) && member && !n.Down && !n.Left && c.declares(n.Name) && c.pinAllows(s.Name, n.Name)
 }
 
 func (c *composer) whyWait(s *Service, allowed []string) string {
@@ -93,23 +105,17 @@ func (c *composer) home(s *Service) string {
 	return cmp.Or(cu.Node, cu.From)
 }
 
-// canLeave says whether the state of r's service can be saved on the node that holds it: the node is up and has a row
-// of the service, whose end saves it.
-func canLeave(s *State, r RowSpec, holder string) bool {
+// canLeave says whether a state can be saved on the node that holds it.
+func canLeave(s *State, holder string) bool {
 	n, member := s.Nodes.Get(holder)
-	if !member || n.Down || n.Left {
-		return false
-	}
-	return slices.ContainsFunc(s.ServiceRows(r.System, r.Service), func(o Row) bool {
-		return o.Node == holder && o.Container == r.Container && o.Managed
-	})
+	return member && !n.Down && !n.Left
 }
 
 // candidates are the nodes that may take the service, in name order: up, in the model if it names nodes, allowed by
 // the pin, and, where managed state cannot leave the node that holds it, that one.
 func (c *composer) candidates(s *Service) []string {
 	holder := c.custodian(s)
-	bound := holder != "" && !canLeave(c.in.State, RowSpec{System: c.in.System, Service: s.Name, Container: s.Type}, holder)
+	bound := holder != "" && !canLeave(c.in.State, holder)
 	var ids []string
 	for id, n := range c.in.State.Nodes.All() {
 		if n.Down || n.Left || !c.declares(n.Name) || !c.pinAllows(s.Name, n.Name) || bound && holder != id {

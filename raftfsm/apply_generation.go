@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
 )
@@ -128,6 +129,11 @@ func (t *tx) makeGeneration(p model.Pending) model.Result {
 			t.addRow(spec, g.Number, b.At)
 		}
 	}
+	for _, part := range p.Parts {
+		for _, spec := range part.Added {
+			t.addSaver(spec, g, b.At)
+		}
+	}
 	for _, key := range g.Gone {
 		t.retire(key, b.Base)
 	}
@@ -204,6 +210,21 @@ func (t *tx) reserve(part model.Part) {
 	for k, n := range part.Counters {
 		t.s.Counters = t.s.Counters.Set(k, n)
 	}
+}
+
+// addSaver brings in a row that saves the state of a service where it is, if the service has no row there.
+func (t *tx) addSaver(spec model.RowSpec, g model.Generation, at time.Time) {
+	saver, needed := model.Saver(t.s, spec)
+	if !needed {
+		return
+	}
+	r := model.Row{RowSpec: saver, First: g.Number, Last: g.Number, Obsolete: true, Phase: model.Stopped, Reason: "its state goes to another node", At: at}
+	if n := t.s.Nodes.At(saver.Node); n.Down {
+		r.Phase, r.Reason = model.Lost, "node "+n.Name+" is down"
+	}
+	t.s.Rows = t.s.Rows.Set(r.Key, r)
+	t.s.Specs = t.s.Specs.Set(r.Key, saver)
+	t.s.ByService = t.s.ByService.Set(model.ServiceKey(saver), struct{}{})
 }
 
 func (t *tx) setPolicies(system string, policies map[string]model.StatePolicy) {

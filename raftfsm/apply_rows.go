@@ -33,6 +33,9 @@ func (t *tx) dropRow(r model.Row) {
 	t.s.Rows = t.s.Rows.Delete(r.Key)
 	t.s.ByService = t.s.ByService.Delete(model.ServiceKey(r.RowSpec))
 	t.unindexRow(r.RowSpec)
+	if r.IsSaver() { // of no generation
+		t.s.Specs = t.s.Specs.Delete(r.Key)
+	}
 }
 
 func (t *tx) addRow(spec model.RowSpec, generation uint64, at time.Time) {

@@ -17,7 +17,7 @@
 //
 //	1 Init          7 MarkUp       13 Claims
 //	2 Admit         8 RemoveNode   14 Reports
-//	3 CreateToken   9 SealCA       15 Finish
+//	3 CreateToken   9 SealCA       15 Finish        21 DropSnapshots
 //	4 RevokeToken  10 Begin        16 Retry
 //	5 UpdateNode   11 Part         17 Abort
 //	6 MarkDown     12 Commit       18 RecordBuild
@@ -42,8 +42,8 @@
 //
 //	1 nodes      5 intents        9 reservations  13 pending
 //	2 removed    6 generations   10 counters      14 proposals
-//	3 tokens     7 rows          11 builds
-//	4 systems    8 specs         12 custody
+//	3 tokens     7 rows          11 builds         15 snapshots
+//	4 systems    8 specs         12 custody        16 policies
 //
 // # Forwarded proposal, and its reply
 //

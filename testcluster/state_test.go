@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -282,6 +283,9 @@ func moveThrough(t *testing.T, role moveRole, nth int, fate Fate) {
 	Await(t, "the death, or the end of the move", smokeTimeout, func() error {
 		select {
 		case <-victim.Syncs().Fired():
+			if slices.Contains(m.c.Up(), victim) {
+				return errors.New("the killed agent is not gone yet")
+			}
 			return nil
 		default:
 		}
