@@ -48,6 +48,7 @@ func newSnapshotsCommand(c *console) *cobra.Command {
 	}
 	systemFlag(cmd, &system)
 	cmd.Flags().BoolVar(&latest, "latest", false, "only the newest of each service")
+	cmd.AddCommand(newSnapshotDiffCommand(c), newSnapshotExportCommand(c), newSnapshotImportCommand(c))
 	return cmd
 }
 

@@ -376,6 +376,21 @@ func TestSnapshotAndRestore(t *testing.T) {
 	if got := stateOf(t, w); got != second {
 		t.Errorf("what was there before the restore is not what its snapshot has: %d bytes, not %d", len(got), len(second))
 	}
+	away := run(0, "snapshots", "export", "db@1")
+	deployed(t, away)
+	diff := run(2, "snapshots", "diff", "db@1", "2")
+	if deployed(t, diff); !strings.Contains(diff.Stdout, "~ state") {
+		t.Errorf("the difference: %s", diff.Stdout)
+	}
+	if err := c.Node(1).WriteEtc("away.tar", away.Stdout); err != nil {
+		t.Fatal(err)
+	}
+	deployed(t, run(1, "snapshots", "import", "db", "/run/node/etc/away.tar"))
+	deployed(t, run(2, "restore", "db", "--yes"))
+	if got := stateOf(t, w); got != first {
+		t.Errorf("taken away and brought in again: %d bytes, not %d", len(got), len(first))
+	}
+	deployed(t, run(0, "check"))
 	for _, bad := range [][]string{{"restore", "db@77", "--yes"}, {"restore", "web", "--yes"}, {"snapshot", "nobody"}} {
 		if r := run(1, bad...); r.Code != ExitFailed && r.Code != 2 {
 			t.Errorf("%v: exit %d, %v", bad, r.Code, r.Failure())
