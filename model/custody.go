@@ -123,10 +123,21 @@ func CanSave(s *State, r Row) string {
 	case r.Phase != Active && r.Phase != Starting && r.Phase != Stopped && r.Phase != Failed && r.Phase != Planned && r.Phase != Prepared:
 		return "it is " + string(r.Phase)
 	}
-	if why := placeFree(s, r); why != "" {
+	if why := cmp.Or(placeFree(s, r), successorReady(s, r)); why != "" {
 		return why
 	}
 	return mayEnd(s, r)
+}
+
+// successorReady holds when the row that will have r's state is prepared: nothing is stopped for a node that went down
+// before it was.
+func successorReady(s *State, r Row) string {
+	for _, o := range s.ServiceRows(r.System, r.Service) {
+		if !o.Obsolete && o.Container == r.Container && o.Node != r.Node && o.Phase != Prepared {
+			return fmt.Sprintf("%s on %s, where its state goes, is %s", o.Service, s.NodeName(o.Node), o.Phase)
+		}
+	}
+	return ""
 }
 
 // CanRestore says whether the state that is on its way may be loaded on row r's node now.
@@ -140,11 +151,27 @@ func CanRestore(s *State, r Row) string {
 		return "no state is on its way"
 	case c.From == r.Node:
 		return "its state is here"
+	case !holderUp(s, r, c):
+		return "no node that has its state is up"
 	}
 	if g, ok := s.Generation(r.System, s.Systems.At(r.System).Generation); !ok || !g.Opened {
 		return "the generation is not prepared yet"
 	}
 	return cmp.Or(placeFree(s, r), noOtherHolder(s, r))
+}
+
+// holderUp says whether somebody who is up has the state that is on its way, or this node has.
+func holderUp(s *State, r Row, c Custody) bool {
+	up := func(id string) bool {
+		n, ok := s.Nodes.Get(id)
+		return ok && !n.Down
+	}
+	for _, snap := range s.ServiceSnapshots(r.System, r.Service) {
+		if snap.Container == r.Container && snap.ID == c.Snapshot && slices.ContainsFunc(snap.Holders, up) {
+			return true
+		}
+	}
+	return up(c.From)
 }
 
 // custodyHere holds for the custodian, for the node that a moving state came from, and for one that has restored it.

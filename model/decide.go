@@ -308,6 +308,7 @@ func restore(s *State, in Intent, rows []RowSpec) Manifest {
 			c.reserved[res.Key()] = res
 		}
 	}
+	c.keepOwners()
 	m := Manifest{Rows: rows, Policies: map[string]StatePolicy{}}
 	if parsed, diags := parseIntent(in); !diags.HasErrors() {
 		m.Policies = policies(slices.DeleteFunc(slices.Clone(parsed.Services), func(s *Service) bool { return slices.Contains(in.Excluded, s.Name) }))

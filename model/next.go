@@ -138,7 +138,9 @@ func (t *turn) row(r Row) {
 	case Saving:
 		t.tries(r, StepSave)
 	case Restoring:
-		if p := t.own.Processes[r.Key]; !p.Running || p.Claim < r.Claim { // else this State is old: it was started since
+		if r.Obsolete {
+			t.add(Step{Kind: StepGiveUp, Row: r.Key, Reason: "it is not wanted any more"})
+		} else if p := t.own.Processes[r.Key]; !p.Running || p.Claim < r.Claim { // else this State is old: it was started since
 			t.tries(r, StepRestore)
 		}
 	case Starting:

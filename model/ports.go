@@ -104,6 +104,7 @@ func (c *composer) reserve() {
 	for _, s := range c.services {
 		c.keepNumbers(s)
 	}
+	c.keepOwners()
 	for _, scope := range []PortAssign{PortFixed, PortShared, PortPrivate} {
 		for _, s := range c.services {
 			for _, r := range c.wanted(s) {
@@ -133,6 +134,20 @@ func (c *composer) wanted(s *Service) []Reservation {
 		out = append(out, Reservation{System: c.in.System, Service: s.Name, Resource: "uids", Scope: PortShared})
 	}
 	return out
+}
+
+// keepOwners keeps the user ids of services that are wanted no more and whose state is kept: their files are owned by
+// them, and would be somebody else's.
+func (c *composer) keepOwners() {
+	for _, r := range c.in.State.Reservations.Prefix(c.in.System + "/") {
+		if _, wanted := c.reserved[r.Key()]; wanted || r.Resource != "uids" {
+			continue
+		}
+		for range c.in.State.Custody.Prefix(r.System + "/" + r.Service + "/") {
+			c.take(r)
+			break
+		}
+	}
 }
 
 // keepNumbers keeps what the service holds and still wants, and what is inside its range; first for all services, so

@@ -238,6 +238,8 @@ type Row struct {
 	Snapshot string `cbor:"31,keyasint,omitempty"`
 	// SaveFailed says that the row gave up saving its state for a move.
 	SaveFailed bool `cbor:"32,keyasint,omitempty"`
+	// MayRun says that the row had a claim when its node was marked down and has had none since: its process may be there.
+	MayRun bool `cbor:"33,keyasint,omitempty"`
 }
 
 // Phase is a row's place in its life. Written only by claims and reports, and by the leader where the table says so.

@@ -271,7 +271,9 @@ func (a *agent) cancelObsolete(s *model.State) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, r := range a.running {
-		if r.kind != model.StepStart && r.kind != model.StepRepair {
+		switch r.kind {
+		case model.StepStart, model.StepRepair, model.StepRestore, model.StepPrepare:
+		default:
 			continue
 		}
 		if row, ok := s.Rows.Get(key); !ok || row.Obsolete {

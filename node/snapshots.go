@@ -28,23 +28,36 @@ const (
 	restoringFile = "restoring.json"
 )
 
-// busyRow holds a row back from the agent loop for an operator's work.
-func (a *agent) busyRow(r model.Row) (done func(), err error) {
+// busyRow holds a row back from the agent loop for an operator's work, if it still is what it was: active under the same
+// claim, with its state here. What was read before it was held may be old.
+func (a *agent) busyRow(ctx context.Context, r model.Row) (s *model.State, done func(), err error) {
+	changed := &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s on %s is being changed at the moment", r.Service, a.n.cfg.Name), Hint: "Try again in a moment; see isonomia status."}
 	if !a.reserve(r.Key, model.StepSave) {
-		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s on %s is being changed at the moment", r.Service, a.n.cfg.Name), Hint: "Try again in a moment; see isonomia status."}
+		return nil, nil, changed
 	}
-	return func() { a.clearRunning(r.Key); a.poke() }, nil
+	done = func() { a.clearRunning(r.Key); a.poke() }
+	reading, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if s, err = a.n.fsm.Read(reading); err != nil {
+		done()
+		return nil, nil, err
+	}
+	now, ok := s.Rows.Get(r.Key)
+	if !ok || now.Obsolete || now.Phase != model.Active || now.Claim != r.Claim || s.Custody.At(r.CustodyKey()).Node != a.n.id.ID {
+		done()
+		return nil, nil, changed
+	}
+	return s, done, nil
 }
 
 // takeSnapshot puts the state of an active row into the store and the catalogue. What can be copied consistently while
 // it runs is; else a warm copy is made first, and the row is stopped for what changed since.
 func (a *agent) takeSnapshot(ctx context.Context, r model.Row, why string) (api.SnapshotTaken, error) {
-	done, err := a.busyRow(r)
+	s, done, err := a.busyRow(ctx, r)
 	if err != nil {
 		return api.SnapshotTaken{}, err
 	}
 	defer done()
-	s := a.n.fsm.State()
 	d, err := a.n.dump(ctx, s, r.RowSpec, a.instance(s, r.RowSpec, r.Claim), false)
 	var pause time.Duration
 	if err == nil && d.live {
@@ -64,8 +77,9 @@ func (a *agent) takeSnapshot(ctx context.Context, r model.Row, why string) (api.
 	return api.SnapshotTaken{Snapshot: a.n.describe(snap), New: fresh, Pause: pause}, nil
 }
 
-// stopped runs f while a row's instance is stopped, and starts it again whatever f says. Once it is stopped, the end of
-// who asked does not matter any more.
+// stopped runs f while a row's instance is stopped, and starts it again whatever f says, unless a restore could neither
+// be made nor taken back: then the agent loop's repair goes on with that until it succeeds. Once it is stopped, the end
+// of who asked does not matter any more.
 func (a *agent) stopped(ctx context.Context, r model.Row, f func(context.Context) error) (pause time.Duration, err error) {
 	mod, err := a.n.module(r.Spec.Type)
 	if err != nil {
@@ -78,6 +92,9 @@ func (a *agent) stopped(ctx context.Context, r model.Row, f func(context.Context
 		return 0, fmt.Errorf("stop %s: %w", r.Service, err)
 	}
 	err = f(ctx)
+	if unfinished := a.goThrough(ctx, s, r.RowSpec); unfinished != nil {
+		return time.Since(began), errors.Join(err, unfinished)
+	}
 	a.observe(ctx, s) // so that the next start has a number of its own
 	if again := mod.Start(ctx, a.instance(s, r.RowSpec, r.Claim)); again != nil {
 		err = errors.Join(err, fmt.Errorf("start %s again: %w", r.Service, again)) // the agent loop repairs it
@@ -237,12 +254,11 @@ func generationOf(s *model.State, r model.Row, generation uint64) (model.Snapsho
 // restoreTo replaces the state of an active row by a snapshot, after one of what there is now. When loading fails, what
 // there was is loaded again.
 func (a *agent) restoreTo(ctx context.Context, r model.Row, snap model.Snapshot) (api.Restored, error) {
-	done, err := a.busyRow(r)
+	s, done, err := a.busyRow(ctx, r)
 	if err != nil {
 		return api.Restored{}, err
 	}
 	defer done()
-	s := a.n.fsm.State()
 	out := api.Restored{Service: r.Service, Node: s.NodeName(r.Node), Generation: snap.Generation, Size: snap.Size}
 	if err := a.n.fetchState(ctx, s, snap); err != nil {
 		return out, err
@@ -264,10 +280,7 @@ func (a *agent) restoreTo(ctx context.Context, r model.Row, snap model.Snapshot)
 		}
 		if _, err := a.n.load(ctx, r.RowSpec, in, snap); err != nil {
 			err = fmt.Errorf("restore generation %d of %s: %w", snap.Generation, r.Service, err)
-			if back := a.n.noteRestoring(r.RowSpec, safety); back != nil {
-				return errors.Join(err, back)
-			}
-			return errors.Join(err, a.goThrough(ctx, s, r.RowSpec))
+			return errors.Join(err, a.n.noteRestoring(r.RowSpec, safety)) // gone through before it is started
 		}
 		snap.Node, snap.At, snap.Why, snap.Stored = a.n.id.ID, time.Now().UTC(), fmt.Sprintf("generation %d restored", snap.Generation), 0
 		now, _, err := a.n.catalogue(ctx, snap, false)

@@ -206,7 +206,7 @@ func (n *Node) load(ctx context.Context, r model.RowSpec, in activate.Instance, 
 	if err != nil {
 		return loaded{}, err
 	}
-	if info.Reused == 0 { // a cold copy
+	if info.Reused == 0 || info.Written > info.Bytes/4 { // hardly a warm copy: all of it is read back
 		diffs, err := n.store.VerifyState(ctx, id, dir, snapshotstore.VerifyOptions{Most: 3})
 		if err == nil && len(diffs) > 0 {
 			err = fmt.Errorf("what was restored is not the snapshot: %v", diffs)

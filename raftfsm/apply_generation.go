@@ -154,6 +154,12 @@ func (t *tx) makeGeneration(p model.Pending) model.Result {
 			}
 		}
 	}
+	for _, r := range t.s.SystemRows(b.System) {
+		if r.Obsolete && r.SaveFailed { // a new generation tries anew
+			r.SaveFailed = false
+			t.setRow(r)
+		}
+	}
 	t.sweep(t.s.SystemRows(b.System))
 	t.s.Gens = t.s.Gens.Set(model.SystemKey(g.System, g.Number), g)
 	intent.Last = g.Number

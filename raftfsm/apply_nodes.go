@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/subtle"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
@@ -149,7 +150,10 @@ func (t *tx) markUp(c model.MarkUp) model.Result {
 			r.Phase, r.Reason, r.Claim, r.Epoch = model.Stopping, "node "+n.Name+" is back", t.index, n.Epoch
 			t.setRow(r)
 		case r.Phase == model.Lost:
-			t.replan(r, "node "+n.Name+" is back")
+			mayRun := r.MayRun || r.Claim != 0
+			r = t.planned(r, "node "+n.Name+" is back")
+			r.MayRun = mayRun
+			t.setRow(r)
 		}
 	}
 	return model.Result{}
@@ -162,11 +166,46 @@ func (t *tx) removeNode(c model.RemoveNode) model.Result {
 	}
 	t.s.Nodes = t.s.Nodes.Delete(n.ID)
 	t.lose(n.ID, "node "+n.Name+" was removed")
+	t.inherit(n.ID)
 	t.s.Removed = t.s.Removed.Set(n.ID, model.Removed{Name: n.Name, At: c.At})
 	sealed := maps.Clone(t.s.Cluster.Sealed)
 	delete(sealed, n.ID)
 	t.s.Cluster.Sealed = sealed
 	return model.Result{}
+}
+
+// inherit finds for the states that a removed node had, or that came from it, the newest snapshot that a member holds. A
+// state of which there is none is gone with the node.
+func (t *tx) inherit(node string) {
+	for key, c := range t.s.Custody.All() {
+		if c.Node != node && (c.From != node || t.heldByMember(key, c.Snapshot)) {
+			continue
+		}
+		var newest model.Snapshot
+		for _, snap := range t.s.Snapshots.Prefix(key + "/") {
+			if t.held(snap) {
+				newest = snap
+			}
+		}
+		if newest.ID == "" {
+			t.s.Custody = t.s.Custody.Delete(key)
+		} else {
+			t.s.Custody = t.s.Custody.Set(key, model.Custody{Snapshot: newest.ID, Epoch: t.index})
+		}
+	}
+}
+
+func (t *tx) held(snap model.Snapshot) bool {
+	return slices.ContainsFunc(snap.Holders, t.s.Nodes.Has)
+}
+
+func (t *tx) heldByMember(custody, id string) bool {
+	for _, snap := range t.s.Snapshots.Prefix(custody + "/") {
+		if snap.ID == id && t.held(snap) {
+			return true
+		}
+	}
+	return false
 }
 
 func (t *tx) nodeRows(id string) []model.Row {

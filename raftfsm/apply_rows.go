@@ -12,6 +12,9 @@ import (
 // be running and nothing else of its service may start until that is known; and a row whose state another node waits
 // for, until it is saved.
 func (t *tx) setRow(r model.Row) {
+	if r.Obsolete && r.Exclusive && r.MayRun && r.Phase.Gone() && r.Phase != model.Lost {
+		r.Phase, r.Reason, r.Claim, r.Epoch, r.MayRun = model.Stopping, "it may still run since its node was down", t.index, t.s.Nodes.At(r.Node).Epoch, false
+	}
 	mayRun := r.Exclusive && r.Phase == model.Lost && t.s.Nodes.Has(r.Node)
 	if r.Obsolete && r.Phase.Gone() && !mayRun && !(model.MustSave(t.s, r) && t.s.Nodes.Has(r.Node)) {
 		t.dropRow(r)
@@ -109,6 +112,7 @@ func (t *tx) claim(c model.Claims, item model.Claim) model.Verdict {
 		return model.Verdict{Code: model.ErrGate, Reason: why}
 	}
 	r.Phase, r.Claim, r.Epoch, r.At, r.Reason = item.Phase, t.index, c.Epoch, c.At, ""
+	r.MayRun = false // what is claimed begins with whatever runs
 	t.setRow(r)
 	return model.Verdict{}
 }
@@ -153,6 +157,9 @@ func (t *tx) report(c model.Reports, r model.Row, item model.Report) model.Verdi
 	case r.Phase == model.Saved:
 		snap := t.keepSnapshot(r, *item.Snapshot, c)
 		t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.Custody{Snapshot: snap.ID, From: r.Node, Epoch: t.index})
+		if !r.Obsolete { // rolled back meanwhile: its state is still here
+			r = t.planned(r, "wanted again while its state was saved")
+		}
 	case r.Phase == model.Restored:
 		r.Snapshot = item.Snapshot.ID
 	case r.Phase == model.Failed && was == model.Saving:
@@ -161,7 +168,7 @@ func (t *tx) report(c model.Reports, r model.Row, item model.Report) model.Verdi
 		r = t.planned(r, "stopped before it was wanted again")
 	}
 	t.setRow(r)
-	if r.Phase == model.Saved {
+	if item.Phase == model.Saved {
 		t.sweep(t.s.ServiceRows(r.System, r.Service))
 	}
 	return model.Verdict{}

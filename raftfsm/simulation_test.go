@@ -481,6 +481,9 @@ func (s *sim) checkState() {
 	}
 	dependents := 0
 	for key, r := range s.state.Rows.All() {
+		if r.Phase == model.Saved {
+			s.fatal("row %s of %s is saved and still there", key, r.Service)
+		}
 		for _, k := range r.DependentKeys() {
 			if dependents++; !s.state.Dependents.Has(k) {
 				s.fatal("row %s is not in the index of dependents", key)
@@ -521,6 +524,14 @@ func (s *sim) quiet() string {
 	want := map[string]bool{}
 	for _, r := range s.state.SystemRows(simSystem) {
 		want[r.Key] = true
+	}
+	in, _ := s.state.Intent(simSystem, s.state.Systems.At(simSystem).Intent)
+	if m, diags := model.Parse(in.Source, model.Known{Modules: model.Modules()}); !diags.HasErrors() {
+		for _, service := range m.Services {
+			if len(s.state.ServiceRows(simSystem, service.Name)) == 0 {
+				return "nothing of " + service.Name
+			}
+		}
 	}
 	for _, n := range s.nodes {
 		if !n.up {
@@ -632,7 +643,9 @@ func (s *sim) storm(turns int) {
 			s.back(n)
 		case x < 9 && n.up:
 			s.restartAgent(n)
-		case x < 12 && n.up:
+		case x < 10 && s.state.Systems.At(simSystem).Settled > 0:
+			s.note("abort: %+v", s.apply(model.Abort{Proposal: fmt.Sprint("abort", len(s.log)), System: simSystem, By: "ann"})[0])
+		case x < 13 && n.up:
 			for key := range n.procs {
 				s.note("%s: process of %s dies", n.id, key)
 				n.procs[key] = model.Process{Claim: n.procs[key].Claim, Since: s.now}
