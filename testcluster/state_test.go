@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,7 +54,7 @@ func (w *writer) run(ctx context.Context) {
 		if url == "" {
 			url, _ = w.where()
 		}
-		err := post(ctx, client, url, strconv.Itoa(n))
+		err := post(context.WithoutCancel(ctx), client, url, strconv.Itoa(n)) // a write under way is not cut off
 		if err != nil {
 			url = ""
 			select {
@@ -385,7 +386,7 @@ func TestSnapshotAndRestore(t *testing.T) {
 	if err := c.Node(1).WriteEtc("away.tar", away.Stdout); err != nil {
 		t.Fatal(err)
 	}
-	deployed(t, run(1, "snapshots", "import", "db", "/run/node/etc/away.tar"))
+	deployed(t, run(1, "snapshots", "import", "db", filepath.Join(c.Node(1).dir, "etc", "away.tar")))
 	deployed(t, run(2, "restore", "db", "--yes"))
 	if got := stateOf(t, w); got != first {
 		t.Errorf("taken away and brought in again: %d bytes, not %d", len(got), len(first))
