@@ -237,10 +237,15 @@ func (n *Node) stateFor(r *http.Request) (*model.State, bool, error) {
 	if r.URL.Query().Get("consistent") == "" {
 		return n.fsm.State(), true, nil
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
-	defer cancel()
-	s, err := n.fsm.Read(ctx)
+	s, err := n.readState(r.Context())
 	return s, false, err
+}
+
+// readState gives a State that holds all that was acknowledged before.
+func (n *Node) readState(ctx context.Context) (*model.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return n.fsm.Read(ctx)
 }
 
 func intParam(r *http.Request, name string, otherwise int) (int, error) {

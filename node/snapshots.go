@@ -36,9 +36,7 @@ func (a *agent) busyRow(ctx context.Context, r model.Row) (s *model.State, done 
 		return nil, nil, changed
 	}
 	done = func() { a.clearRunning(r.Key); a.poke() }
-	reading, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if s, err = a.n.fsm.Read(reading); err != nil {
+	if s, err = a.n.readState(ctx); err != nil {
 		done()
 		return nil, nil, err
 	}
@@ -204,7 +202,11 @@ func (n *Node) postSnapshot(r *http.Request) (any, error) {
 		return nil, err
 	}
 	req.System = systemOf(req.System)
-	row, err := custodian(n.fsm.State(), req.System, req.Service)
+	s, err := n.readState(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	row, err := custodian(s, req.System, req.Service)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +222,10 @@ func (n *Node) postRestore(r *http.Request) (any, error) {
 		return nil, err
 	}
 	req.System = systemOf(req.System)
-	s := n.fsm.State()
+	s, err := n.readState(r.Context())
+	if err != nil {
+		return nil, err
+	}
 	row, err := custodian(s, req.System, req.Service)
 	if err != nil {
 		return nil, err

@@ -36,7 +36,7 @@ type NodeCheck struct {
 }
 
 func snapshotQuery(system, service string, generations map[string]uint64) string {
-	q := url.Values{"system": {system}, "service": {service}}
+	q := url.Values{"system": {system}, "service": {service}, "consistent": {"1"}}
 	for name, g := range generations {
 		q.Set(name, strconv.FormatUint(g, 10))
 	}

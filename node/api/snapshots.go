@@ -64,7 +64,7 @@ const stateTimeout = 6 * time.Hour
 
 // Snapshots lists the kept snapshots of a system, of one service or, where it is empty, of all, newest first.
 func (c *Client) Snapshots(ctx context.Context, system, service string) ([]Snapshot, error) {
-	path := "/v1/snapshots?" + url.Values{"system": {system}, "service": {service}}.Encode()
+	path := "/v1/snapshots?" + url.Values{"system": {system}, "service": {service}, "consistent": {"1"}}.Encode()
 	return call[[]Snapshot](ctx, c, queryTimeout, http.MethodGet, path, nil)
 }
 
