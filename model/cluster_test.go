@@ -30,7 +30,8 @@ type cluster struct {
 func newCluster(t tester, nodes int) *cluster {
 	c := &cluster{t: t, s: &model.State{}}
 	for i := range nodes {
-		n := model.Node{ID: fmt.Sprintf("id-n%d", i+1), Name: fmt.Sprintf("n%d", i+1), Host: fmt.Sprintf("10.0.0.%d", i+1), Epoch: 1}
+		n := model.Node{ID: fmt.Sprintf("id-n%d", i+1), Name: fmt.Sprintf("n%d", i+1), Host: fmt.Sprintf("10.0.0.%d", i+1), Epoch: 1,
+			Attributes: map[string]string{model.DataAttribute: fmt.Sprintf("/data/n%d", i+1)}}
 		if i == 0 {
 			c.must(model.Init{Cluster: model.Cluster{ID: "test"}, Node: n})
 			continue

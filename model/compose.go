@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -42,16 +43,19 @@ type composer struct {
 	previous  map[string][]string // service -> node ids
 	preferred map[string]Reservation
 	where     map[string][]string // service -> node ids
+	named     map[string]*Service
+	bound     map[string]*group // by service: what must be on one node
 	numbers   *allotter
 	reserved  map[string]Reservation
 	rows      map[string]map[string]RowSpec // service -> node -> row
+	settled   map[string]map[string]string  // service/node -> settings; nil while they are evaluated
 	warnings  []string
 	diags     Diagnostics
 }
 
 // Run composes. With errors among the diagnostics the manifest means nothing.
 func (in Compose) Run() (Manifest, Diagnostics) {
-	c := &composer{in: in, decls: map[string]*NodeDecl{}, reserved: map[string]Reservation{}, rows: map[string]map[string]RowSpec{}}
+	c := &composer{in: in, decls: map[string]*NodeDecl{}, reserved: map[string]Reservation{}, rows: map[string]map[string]RowSpec{}, settled: map[string]map[string]string{}}
 	c.choose()
 	c.checkNodes()
 	if c.diags.HasErrors() {
@@ -285,8 +289,46 @@ func (c *composer) depScopes(target, from string) []DepScope {
 	for _, id := range c.preferredNodes(target, from) {
 		n := c.in.State.Nodes.At(id)
 		ports, _ := c.portNumbers(t, id)
-		out = append(out, DepScope{Host: n.Host, Node: n.Name, Service: target, Ports: ports})
+		out = append(out, DepScope{Host: n.Host, Node: n.Name, Service: target, Ports: ports, Outputs: c.outputs(t, id, from)})
 	}
+	return out
+}
+
+// outputs are what the instance on a node gives to one on another: what is local only to its own node.
+func (c *composer) outputs(t *Service, id, from string) map[string]string {
+	if len(modules[t.Type].outputs) == 0 {
+		return nil
+	}
+	all := ModuleOutputs(t.Type, c.in.System, t.Name, c.settings(t, id), c.in.State.Nodes.At(id).Attributes[DataAttribute])
+	for name := range all {
+		if id != from && LocalOutput(t.Type, name) {
+			delete(all, name)
+		}
+	}
+	return all
+}
+
+// settings are those of the container on the node, and of the service over them. They are evaluated once.
+func (c *composer) settings(s *Service, node string) map[string]string {
+	key := s.Name + "/" + node
+	if done, ok := c.settled[key]; ok {
+		if done == nil {
+			c.fail(s.Range, fmt.Sprintf("the settings of service %q need themselves, through its connects_to", s.Name), "Remove one of the links, or write the value out.")
+		}
+		return done
+	}
+	out := map[string]string{}
+	if d := c.decls[c.in.State.NodeName(node)]; d != nil {
+		maps.Copy(out, d.Containers[s.Type])
+	}
+	if len(s.Settings) > 0 {
+		c.settled[key] = nil
+		sc := c.scope(s, node)
+		for _, k := range sortedKeys(s.Settings) {
+			out[k] = c.string(s.Settings[k], sc)
+		}
+	}
+	c.settled[key] = out
 	return out
 }
 
@@ -308,11 +350,8 @@ func (c *composer) spec(s *Service, node string) Spec {
 		sp.Health = &HealthSpec{HTTP: h.HTTP, TCP: h.TCP, Command: c.strings(h.Command, sc), Port: h.Port,
 			Interval: orDuration(h.Interval, 5*time.Second), Timeout: orDuration(h.Timeout, 2*time.Second)}
 	}
-	for _, k := range sortedKeys(s.Settings) {
-		if sp.Settings == nil {
-			sp.Settings = map[string]string{}
-		}
-		sp.Settings[k] = c.string(s.Settings[k], sc)
+	if settings := c.settings(s, node); len(settings) > 0 {
+		sp.Settings = settings
 	}
 	return sp
 }

@@ -317,6 +317,3 @@ func restore(s *State, in Intent, rows []RowSpec) Manifest {
 	m.Digest = digestRows(rows, sortedValues(c.reserved))
 	return m
 }
-
-// Modules names the modules that this binary has.
-func Modules() []string { return []string{"process"} }

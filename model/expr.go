@@ -131,12 +131,9 @@ func depValue(instances []DepScope) cty.Value {
 	all := make([]cty.Value, len(instances))
 	var first map[string]cty.Value
 	for i, d := range instances {
-		m := map[string]cty.Value{}
-		for k, v := range d.Outputs {
+		m := instanceValue(d.Host, d.Node, d.Service, d.Ports)
+		for k, v := range d.Outputs { // "port" may be one, of a type whose services have no ports of their own
 			m[k] = cty.StringVal(v)
-		}
-		for k, v := range instanceValue(d.Host, d.Node, d.Service, d.Ports) {
-			m[k] = v
 		}
 		all[i] = cty.ObjectVal(m)
 		if i == 0 {

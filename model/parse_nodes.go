@@ -25,7 +25,11 @@ func (p *parser) node(b block) {
 		p.checkName("container", cb.name)
 		settings := p.content(cb.body, schema{what: fmt.Sprintf("container %q", cb.name.text), attrs: []string{"settings"}})
 		if p.firstOf(seen, cb, fmt.Sprintf("container %q", cb.name.text)) {
-			n.Containers[cb.name.text] = p.mapOf(settings.has("settings"))
+			n.Containers[cb.name.text] = map[string]string{}
+			for _, x := range p.pairsOf(settings.has("settings")) {
+				p.checkSetting(cb.name.text, x.key.text, x.key.at)
+				n.Containers[cb.name.text][x.key.text] = x.value.text
+			}
 		}
 	}
 	if p.first(b, fmt.Sprintf("node %q", n.Name)) {

@@ -64,6 +64,7 @@ func (p *parser) service(b block) {
 	p.instances(d, c.has("instances"))
 	p.serviceBlocks(d, c)
 	p.settings(d, c.has("settings"))
+	p.defaultState(d)
 	if p.first(b, fmt.Sprintf("service %q", d.Name)) {
 		p.services[d.Name] = d
 		p.model.Services = append(p.model.Services, d.Service)
@@ -428,8 +429,26 @@ func (p *parser) settings(d *serviceDecl, a *attribute) {
 		if _, twice := d.Settings[name]; twice {
 			p.rep.fail(it.KeyExpr.Range(), "Remove one of the two.", "setting %q is there twice", name)
 		} else if ok {
+			p.checkSetting(d.Type, name, it.KeyExpr.Range())
 			d.Settings[name] = it.ValueExpr
 			d.exprs = append(d.exprs, boundExpr{"settings", wantString, it.ValueExpr})
 		}
 	}
+}
+
+// checkSetting refuses a setting that the module would not look at.
+func (p *parser) checkSetting(typ, name string, at hcl.Range) {
+	m, known := modules[typ]
+	if known && !slices.Contains(m.settings, name) {
+		p.rep.fail(at, wayOut(name, m.settings, "Remove it: there are none."), "type %q has no setting %q", typ, name)
+	}
+}
+
+// defaultState gives a service whose type has state the policy that an empty block would give it.
+func (p *parser) defaultState(d *serviceDecl) {
+	m := modules[d.Type]
+	if d.State != nil || !m.stateful || m.stateIn != "" && d.Settings[m.stateIn] == nil {
+		return
+	}
+	d.State, d.stateAt = &StatePolicy{Managed: true, Copies: 1, Keep: DefaultKeep}, d.Range
 }

@@ -18,8 +18,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// testKnown has a module beside process, whose services may have outputs and settings.
-func testKnown() Known { return Known{Modules: []string{"process", "sqlite-database"}} }
+// testKnown has the modules that there are.
+func testKnown() Known { return Known{Modules: Modules()} }
 
 // readCase is the Source of a test file: the file itself, or the files of an archive.
 func readCase(t testing.TB, path string) Source {
@@ -195,9 +195,7 @@ func testScope(m *Model, s *Service) Scope {
 			t := m.Service(target)
 			for i := 1; i <= 2; i++ {
 				d := DepScope{Host: fmt.Sprintf("10.0.0.%d", i), Node: fmt.Sprintf("n%d", i), Service: target, Ports: testPorts(t)}
-				if t.Type != "process" {
-					d.Outputs = map[string]string{"path": "/data/" + target}
-				}
+				d.Outputs = ModuleOutputs(t.Type, "default", target, nil, "/data")
 				sc.Deps[alias] = append(sc.Deps[alias], d)
 			}
 		}

@@ -11,9 +11,14 @@ import (
 // ties broken by rendezvous hash. Pins list the nodes allowed.
 func (c *composer) place() {
 	c.where = map[string][]string{}
+	c.bind()
 	load := c.foreignLoad()
 	var open []*Service
-	for _, s := range c.services {
+	for _, s := range c.placeOrder() {
+		if g := c.bound[s.Name]; g != nil && g.single {
+			c.keepGroup(g, load)
+			continue
+		}
 		kept := c.keep(s)
 		c.where[s.Name] = kept
 		for _, id := range kept {
@@ -23,9 +28,13 @@ func (c *composer) place() {
 			open = append(open, s)
 		}
 	}
+	for _, g := range c.groups() {
+		c.placeGroup(g, load)
+	}
 	for _, s := range open {
 		c.placeRest(s, load)
 	}
+	c.checkGroups()
 	c.waitTogether()
 	for name := range c.where {
 		slices.SortFunc(c.where[name], c.byName)
@@ -111,9 +120,30 @@ func canLeave(s *State, holder string) bool {
 	return member && !n.Down && !n.Left
 }
 
-// candidates are the nodes that may take the service, in name order: up, in the model if it names nodes, allowed by
-// the pin, and, where managed state cannot leave the node that holds it, that one.
+// candidates are the nodes that may take the service together with what must be on its node, in name order.
 func (c *composer) candidates(s *Service) []string {
+	ids := c.fitting(s)
+	g := c.bound[s.Name]
+	if g == nil {
+		return ids
+	}
+	if g.single {
+		for _, m := range g.members {
+			ids = both(ids, c.fitting(m))
+		}
+		return ids
+	}
+	for _, u := range g.uses {
+		if u.service == s {
+			ids = both(ids, c.where[u.target.Name])
+		}
+	}
+	return ids
+}
+
+// fitting are the nodes that may take the service as far as it alone is concerned, in name order: up, in the model if it names nodes, allowed by
+// the pin, and, where managed state cannot leave the node that holds it, that one.
+func (c *composer) fitting(s *Service) []string {
 	holder := c.custodian(s)
 	bound := holder != "" && !canLeave(c.in.State, holder)
 	var ids []string

@@ -130,7 +130,7 @@ func (c *composer) wanted(s *Service) []Reservation {
 			out = append(out, r)
 		}
 	}
-	if s.Type == "process" {
+	if modules[s.Type].owner {
 		out = append(out, Reservation{System: c.in.System, Service: s.Name, Resource: "uids", Scope: PortShared})
 	}
 	return out

@@ -17,6 +17,7 @@ func (p *parser) validate() {
 		d := p.services[s.Name]
 		p.checkLinks(d)
 		p.checkRun(d)
+		p.checkModule(d)
 		p.checkHealth(d)
 		p.checkState(d)
 	}
@@ -24,6 +25,7 @@ func (p *parser) validate() {
 	p.checkCycles()
 	for _, s := range p.model.Services {
 		p.checkExprs(p.services[s.Name])
+		p.checkLocalUses(p.services[s.Name])
 	}
 }
 
@@ -43,20 +45,39 @@ func (p *parser) checkLinks(d *serviceDecl) {
 func (p *parser) checkRun(d *serviceDecl) {
 	switch {
 	case d.badType:
-	case d.Type == "process" && d.Run == nil:
+	case d.Type == TypeProcess && d.Run == nil:
 		p.rep.fail(d.Range, `Add run { command = ["bin/program"] }.`, "service %q is a process and has no run block", d.Name)
-	case d.Type != "process" && d.Run != nil:
-		p.rep.fail(d.Run.Range, `Remove it, or make the service of type = "process".`, "service %q of type %q cannot have a run block", d.Name, d.Type)
+	case d.Type != TypeProcess && d.Run != nil:
+		p.rep.fail(d.Run.Range, `Remove it: the module knows what to run. Or make the service of type = "process".`, "service %q of type %q cannot have a run block", d.Name, d.Type)
 	}
 	if d.Build != nil && d.Package == "" {
 		p.rep.fail(d.Build.Range, fmt.Sprintf(`Add package = "./%s": the directory that is built.`, d.Name), "service %q has a build and no package", d.Name)
 	}
 }
 
+// checkModule holds ports and health against the type: a process has what it likes, another type what its module uses.
+func (p *parser) checkModule(d *serviceDecl) {
+	m, known := modules[d.Type]
+	if !known || d.badType || d.Type == TypeProcess {
+		return
+	}
+	if d.Health != nil {
+		p.rep.fail(d.Health.Range, "Remove it: the module looks after it.", "service %q of type %q cannot have a health block", d.Name, d.Type)
+	}
+	switch {
+	case m.ports == 0 && len(d.Ports) > 0:
+		p.rep.fail(d.Ports[0].Range, "Remove it: what it needs is on its node.", "service %q of type %q cannot have a port", d.Name, d.Type)
+	case m.ports > 0 && len(d.Ports) < m.ports:
+		p.rep.fail(d.Range, `Add port "main" {}.`, "service %q of type %q has no port", d.Name, d.Type)
+	case m.ports > 0 && len(d.Ports) > m.ports:
+		p.rep.fail(d.Ports[m.ports].Range, "Remove it.", "service %q of type %q can have one port only", d.Name, d.Type)
+	}
+}
+
 // checkHealth finds the port to ask. A service with one port need not name it.
 func (p *parser) checkHealth(d *serviceDecl) {
 	h := d.Health
-	if h == nil {
+	if h == nil || d.Type != TypeProcess && !d.badType {
 		return
 	}
 	ports := d.portNames()
@@ -87,9 +108,13 @@ func (p *parser) checkState(d *serviceDecl) {
 	if d.State == nil || !d.State.Managed || !d.All && d.Instances <= 1 {
 		return
 	}
+	note := noted(d.stateAt, "its state")
+	if d.stateAt == d.Range {
+		note = noted(d.Range, "a %s has state unless it says otherwise", d.Type)
+	}
 	p.rep.add(Diagnostic{Summary: fmt.Sprintf("service %q has managed state and more than one instance", d.Name), Subject: place(d.instancesAt),
 		Detail: "Managed state is in one place at a time.", Hint: "Write instances = 1, or state { managed = false }.",
-		Related: []Range{noted(d.stateAt, "its state")}})
+		Related: []Range{note}})
 }
 
 func (p *parser) checkPins() {
@@ -128,6 +153,24 @@ func (p *parser) checkExprs(d *serviceDecl) {
 	}
 }
 
+// checkLocalUses refuses what holds on one node only where it is not said that this one is needed first: it must be there
+// before its user, and be stopped after it.
+func (p *parser) checkLocalUses(d *serviceDecl) {
+	typeOf := func(alias string) string {
+		if t := p.services[d.ConnectsTo[alias]]; t != nil {
+			return t.Type
+		}
+		return ""
+	}
+	for _, e := range d.exprs {
+		for _, t := range e.expr.Variables() {
+			if alias, output, at, ok := localOutput(t, typeOf); ok {
+				p.rep.fail(at, fmt.Sprintf("Move %s from connects_to to depends_on.", alias), "dep.%s.%s needs depends_on: it holds only on the node of service %q", alias, output, d.ConnectsTo[alias])
+			}
+		}
+	}
+}
+
 // dryLoops evaluates once more with one instance of each dependency, since HCL does not enter a loop over a list that
 // is not known. Only attributes that do not exist are told: what depends on the number of instances is not known yet.
 func (p *parser) dryLoops(e boundExpr, n names) {
@@ -145,7 +188,7 @@ func (p *parser) dryLoops(e boundExpr, n names) {
 		if found := missingAttribute.FindStringSubmatch(d.Detail); found != nil {
 			known := slices.Concat([]string{"host", "node", "service", "port", "all"}, n.ports)
 			for _, alias := range sortedKeys(n.deps) {
-				known = append(known, n.deps[alias].ports...)
+				known = append(append(known, n.deps[alias].ports...), n.deps[alias].outputs...)
 			}
 			slices.Sort(known)
 			p.rep.fail(*d.Subject, wayOut(found[1], slices.Compact(known), ""), "there is no attribute %q", found[1])
@@ -193,7 +236,8 @@ func (p *parser) namesFor(d *serviceDecl) names {
 		case !ok:
 			n.deps[l.alias.text] = depNames{service: l.target.text, open: true, unknown: true}
 		default:
-			n.deps[l.alias.text] = depNames{service: l.target.text, ports: target.portNames(), open: target.Type != "process"}
+			m, known := modules[target.Type]
+			n.deps[l.alias.text] = depNames{service: l.target.text, ports: target.portNames(), outputs: m.outputNames(), open: target.badType || !known}
 		}
 	}
 	for _, e := range d.exprs { // only what is asked for: the model may have thousands
@@ -216,6 +260,9 @@ func (n names) unknownContext(instances int) *hcl.EvalContext {
 			continue
 		}
 		one := unknownInstance(d.ports)
+		for _, o := range d.outputs {
+			one[o] = cty.UnknownVal(cty.String)
+		}
 		all := cty.UnknownVal(cty.List(cty.ObjectVal(one).Type()))
 		if instances > 0 {
 			all = cty.ListVal(slices.Repeat([]cty.Value{cty.ObjectVal(one)}, instances))

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"os"
@@ -22,6 +23,8 @@ type agent struct {
 	failures map[string]model.Failure
 	packages map[string]bool
 	seen     map[string]model.Process // the last observation, by row
+	types    map[string]string        // of what is in seen, by row
+	blind    map[string]error         // by type: why it could not be observed
 	attempts map[string]int           // by row: the newest start that the keeper knows
 	counted  map[string]int           // by row: the start whose death was counted last
 	ill      map[string]string        // by row: what the last health probe complained of
@@ -103,13 +106,18 @@ func (a *agent) catchUp(ctx context.Context) {
 
 // sweepRun removes what a power cut left behind of instances that do not run any more. No step is under way yet.
 func (a *agent) sweepRun(ctx context.Context) {
-	running, err := a.n.proc.Observe(ctx)
-	if err != nil {
-		return // the keeper is being started: its services, if any, keep their files
-	}
 	keep := map[string]bool{}
-	for _, p := range running {
-		keep[a.n.dir.run(p.ID)] = true
+	for _, k := range a.n.kinds {
+		if !k.kept {
+			continue // nothing of it runs
+		}
+		running, err := k.mod.Observe(ctx)
+		if err != nil {
+			return // the keeper is being started: its services, if any, keep their files
+		}
+		for _, p := range running {
+			keep[a.n.dir.run(p.ID)] = true
+		}
 	}
 	dirs, _ := filepath.Glob(a.n.dir.join("run", "*"))
 	for _, d := range dirs {
@@ -143,7 +151,7 @@ func (a *agent) turn(ctx context.Context) time.Time {
 	a.n.useStoreKey(s)
 	a.observe(ctx, s)
 	a.cancelObsolete(s)
-	steps, wake := model.Next(s, a.n.id.ID, a.own(), time.Now())
+	steps, wake := model.Next(s, a.n.id.ID, a.own(s), time.Now())
 	var claims []model.Step
 	for _, st := range steps {
 		if !a.reserve(st.Key(), st.Kind) {
@@ -161,13 +169,18 @@ func (a *agent) turn(ctx context.Context) time.Time {
 	return wake
 }
 
-// own copies what Next may look at.
-func (a *agent) own() model.Own {
+// own copies what Next may look at. Rows of which nothing can be seen count as busy: they are neither dead nor alive.
+func (a *agent) own(s *model.State) model.Own {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	own := model.Own{Processes: maps.Clone(a.seen), Packages: maps.Clone(a.packages), Busy: map[string]bool{}, Failures: maps.Clone(a.failures)}
 	for k := range a.running {
 		own.Busy[k] = true
+	}
+	if len(a.blind) > 0 {
+		for _, r := range s.Rows.Prefix(a.n.id.ID + "/") {
+			own.Busy[r.Key] = own.Busy[r.Key] || a.blind[r.Spec.Type] != nil
+		}
 	}
 	return own
 }
@@ -238,9 +251,14 @@ func (a *agent) reserve(key string, kind model.StepKind) bool {
 	return true
 }
 
+// clearRunning ends what was under way for a key. What is there of a row is looked at anew.
 func (a *agent) clearRunning(key string) {
+	typ := a.n.fsm.State().Rows.At(key).Spec.Type
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if k := a.n.kind(cmp.Or(typ, a.types[key])); k != nil {
+		k.touched()
+	}
 	delete(a.running, key)
 }
 

@@ -105,6 +105,7 @@ func selfNode(cfg Config, id *mesh.Identity) model.Node {
 	for k, v := range cfg.Attributes {
 		attrs[k] = v
 	}
+	attrs[model.DataAttribute] = cfg.Dir // paths of states are composed from it
 	return model.Node{ID: id.ID, Name: cfg.Name, Key: id.Public(), SealKey: id.SealPub, Attributes: attrs,
 		Host: ownHost(cfg), Version: Version, StateMax: model.StateVersion}
 }
@@ -281,9 +282,9 @@ func (n *Node) openCA(s *model.State) (*mesh.CA, error) {
 }
 
 func makeDirs(dir string) error {
-	for _, d := range []string{"", "packages", "state", "run", "logs", "build", "raft", "store", "stage"} {
+	for _, d := range []string{"", "packages", "state", "run", "logs", "build", "raft", "store", "stage", "modules"} {
 		mode := os.FileMode(0o755) // services of other users pass through; what is private is 0700 below
-		if d == "raft" || d == "store" || d == "stage" {
+		if d == "raft" || d == "store" || d == "stage" || d == "modules" {
 			mode = 0o700
 		}
 		if err := os.MkdirAll(paths(dir).join(d), mode); err != nil {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2/hclsimple"
+
+	"github.com/isonomia-mesh/isonomia/model"
 )
 
 // Version is this binary's; the build sets it.
@@ -141,8 +143,9 @@ func (p paths) pkg(id string) string { return p.join("packages", id) }
 func (p paths) socket() string       { return p.join("api.sock") }
 func (p paths) events() string       { return p.join("events") }
 func (p paths) state(system, service string) string {
-	return p.join("state", system, service)
+	return p.join(model.StatePath(system, service))
 }
+func (p paths) module(typ string) string { return p.join("modules", typ) }
 func (p paths) stage(system, service string) string {
 	return p.join("stage", system, service)
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/model"
 )
 
@@ -13,6 +14,11 @@ const healthEvery = time.Second
 
 // maxProbes bounds the health probes under way on a node.
 const maxProbes = 16
+
+// checker is a module that can ask an instance whether it is well.
+type checker interface {
+	Check(ctx context.Context, in activate.Instance) error
+}
 
 // healthLoop asks what is active whether it is well, so that status can say so. It is an observation: nothing of it
 // goes into the log, and an unhealthy service is shown as degraded, not restarted; only its process's end restarts it.
@@ -39,6 +45,11 @@ func (n *Node) checkHealth(ctx context.Context, now time.Time, asked map[string]
 		if r.Phase != model.Active || r.Spec.Health == nil {
 			continue
 		}
+		mod, _ := n.module(r.Spec.Type)
+		check, ok := mod.(checker)
+		if !ok {
+			continue
+		}
 		active[r.Key] = true
 		if now.Sub(asked[r.Key]) < r.Spec.Health.Interval || !n.agent.runs(r.Key) {
 			continue
@@ -47,7 +58,7 @@ func (n *Node) checkHealth(ctx context.Context, now time.Time, asked map[string]
 		probes.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			n.agent.setHealth(r.Key, n.proc.Check(ctx, n.agent.instance(s, r.RowSpec, r.Claim)))
+			n.agent.setHealth(r.Key, check.Check(ctx, n.agent.instance(s, r.RowSpec, r.Claim)))
 		})
 	}
 	probes.Wait()

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/activate/keeper"
-	"github.com/isonomia-mesh/isonomia/activate/process"
 )
 
 // RunKeeper is the keeper's process from start to end.
@@ -19,7 +18,7 @@ func (n *Node) openKeeper(ctx context.Context) error {
 	}
 	n.keeper = k
 	n.onClose(func() { n.logClose("keeper", k.Close()) })
-	n.proc = process.New(k, n.log)
+	n.openModules()
 	return nil
 }
 
@@ -37,7 +36,8 @@ func (n *Node) ensureKeeper(ctx context.Context) (*keeper.Client, error) {
 // with it: another is started and the agent loop starts what is missing.
 func (n *Node) watchKeeper(ctx context.Context) error {
 	for ctx.Err() == nil {
-		err := n.proc.Watch(ctx, n.agent.poke)
+		n.agent.poke()
+		err := n.keeper.Watch(ctx, "", func(keeper.Status) bool { n.agent.poke(); return true })
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/isonomia-mesh/isonomia/activate/keeper"
-	"github.com/isonomia-mesh/isonomia/activate/process"
 	"github.com/isonomia-mesh/isonomia/mesh"
 	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/raftfsm"
@@ -33,7 +32,7 @@ type Node struct {
 	fsm     *raftfsm.Node
 	store   *snapshotstore.Store
 	keeper  *keeper.Client
-	proc    *process.Module
+	kinds   []*kind
 	peers   *peers
 	agent   *agent
 	events  *eventRing
@@ -201,6 +200,7 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.agent.run)
 	run(n.agent.batch.run)
 	run(n.watchKeeper)
+	run(n.watchModules)
 	run(n.healthLoop)
 	run(n.sharedPortsLoop)
 	run(n.collectLoop)

@@ -317,7 +317,7 @@ func TestSharedPort(t *testing.T) {
 		if got := n.noted("start-failed"); len(got) > 0 {
 			t.Errorf("%s: %q", n.cfg.Name, got)
 		}
-		if f := n.agent.own().Failures; len(f) > 0 {
+		if f := n.agent.own(n.fsm.State()).Failures; len(f) > 0 {
 			t.Errorf("%s: %v", n.cfg.Name, f)
 		}
 	}

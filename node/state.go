@@ -297,7 +297,7 @@ func (n *Node) giveWarm(ctx context.Context, system, service, container string) 
 func (a *agent) saveRow(ctx context.Context, s *model.State, r model.Row, claim uint64) {
 	in := a.instance(s, r.RowSpec, claim)
 	began := time.Now()
-	err := a.n.proc.Stop(ctx, in)
+	err := a.stopInstance(ctx, in)
 	if err == nil {
 		err = a.goThrough(ctx, s, r.RowSpec)
 	}
@@ -325,7 +325,7 @@ func (a *agent) restoreRow(ctx context.Context, s *model.State, r model.Row, cla
 		return
 	}
 	in := a.instance(s, r.RowSpec, claim)
-	err := a.n.proc.Stop(ctx, in)
+	err := a.stopInstance(ctx, in)
 	if err == nil {
 		err = a.n.fetchState(ctx, s, snap)
 	}

@@ -67,7 +67,9 @@ func (a *agent) instance(s *model.State, r model.RowSpec, claim uint64) activate
 	in := activate.Instance{ID: r.Key, Service: r.Service, Node: s.NodeName(r.Node), Container: r.Container, Type: r.Spec.Type,
 		StateDir: d.state(r.System, r.Service), RunDir: d.run(r.Key), LogDir: d.logs(r.System), Attempt: a.nextAttempt(r.Key, claim), Epoch: claim,
 		Spec: activate.Spec{Command: r.Spec.Command, Env: r.Spec.Env, Dir: r.Spec.Dir, User: r.Spec.User, UID: r.Spec.UID, GID: r.Spec.UID,
-			Host: r.Spec.Host, Ports: r.Spec.Ports, Grace: r.Spec.Grace, StartDeadline: r.Spec.StartWait}}
+			Host: r.Spec.Host, Ports: r.Spec.Ports, Grace: r.Spec.Grace, StartDeadline: r.Spec.StartWait,
+			Groups: groups(s, r)},
+		Settings: r.Spec.Settings}
 	if r.Spec.Package != "" {
 		in.Package = d.pkg(r.Spec.Package)
 	} else if in.Spec.Dir == "" {
@@ -84,9 +86,24 @@ func (a *agent) instance(s *model.State, r model.RowSpec, claim uint64) activate
 	return in
 }
 
+// groups are those of the states on the same node that the instance depends on: what is in them is shared with the group.
+func groups(s *model.State, r model.RowSpec) []int {
+	var out []int
+	for _, key := range r.DependsOn {
+		if d := s.Specs.At(key); d.Node == r.Node && d.Spec.Type != model.TypeProcess && d.Spec.UID != 0 {
+			out = append(out, d.Spec.UID)
+		}
+	}
+	return out
+}
+
 func (a *agent) prepare(ctx context.Context, s *model.State, r model.Row) {
 	a.n.shared.yield(r.RowSpec)
-	if err := a.n.proc.Prepare(ctx, a.instance(s, r.RowSpec, 0)); err != nil {
+	mod, err := a.n.module(r.Spec.Type)
+	if err == nil {
+		err = mod.Prepare(ctx, a.instance(s, r.RowSpec, 0))
+	}
+	if err != nil {
 		if ctx.Err() == nil {
 			a.fail(r, r.Claim, err.Error(), "")
 		}
@@ -102,7 +119,7 @@ func (a *agent) startRow(ctx context.Context, s *model.State, r model.Row, claim
 		a.startFailed(ctx, r, claim, err)
 		return
 	}
-	if err := a.n.proc.Start(ctx, a.instance(s, r.RowSpec, claim)); err != nil {
+	if err := a.startInstance(ctx, s, r, claim); err != nil {
 		a.startFailed(ctx, r, claim, err)
 		return
 	}
@@ -111,6 +128,24 @@ func (a *agent) startRow(ctx context.Context, s *model.State, r model.Row, claim
 		f.Attempts = 0
 	}
 	a.report(ctx, s, r, model.Report{Row: r.Key, Phase: model.Active, Claim: claim, Attempts: f.Attempts + 1})
+}
+
+// startInstance has the module start it. Where there is no state, Start begins with Create, once what that needs is there: a
+// server may be of the same deployment. State that was restored is there.
+func (a *agent) startInstance(ctx context.Context, s *model.State, r model.Row, claim uint64) error {
+	mod, err := a.n.module(r.Spec.Type)
+	if err != nil {
+		return err
+	}
+	return mod.Start(ctx, a.instance(s, r.RowSpec, claim))
+}
+
+func (a *agent) stopInstance(ctx context.Context, in activate.Instance) error {
+	mod, err := a.n.module(in.Type)
+	if err != nil {
+		return err
+	}
+	return mod.Stop(ctx, in)
 }
 
 func (a *agent) startFailed(ctx context.Context, r model.Row, claim uint64, err error) {
@@ -142,7 +177,7 @@ func (a *agent) repairRow(ctx context.Context, s *model.State, r model.Row) {
 		a.startFailed(ctx, r, r.Claim, err)
 		return
 	}
-	if err := a.n.proc.Start(ctx, a.instance(s, r.RowSpec, r.Claim)); err != nil {
+	if err := a.startInstance(ctx, s, r, r.Claim); err != nil {
 		a.startFailed(ctx, r, r.Claim, err)
 		return
 	}
@@ -150,7 +185,7 @@ func (a *agent) repairRow(ctx context.Context, s *model.State, r model.Row) {
 }
 
 func (a *agent) stopRow(ctx context.Context, s *model.State, r model.Row, claim uint64) {
-	if err := a.n.proc.Stop(ctx, a.instance(s, r.RowSpec, claim)); err != nil {
+	if err := a.stopInstance(ctx, a.instance(s, r.RowSpec, claim)); err != nil {
 		a.n.log.Warn("stopping", "service", r.Service, "err", err)
 		a.pokeLater(time.Second)
 		return
@@ -161,7 +196,7 @@ func (a *agent) stopRow(ctx context.Context, s *model.State, r model.Row, claim 
 
 // giveUp stops whatever is left of a row that failed too often, then says so.
 func (a *agent) giveUp(ctx context.Context, s *model.State, r model.Row, reason string) {
-	if err := a.n.proc.Stop(ctx, a.instance(s, r.RowSpec, r.Claim)); err != nil {
+	if err := a.stopInstance(ctx, a.instance(s, r.RowSpec, r.Claim)); err != nil {
 		a.n.log.Warn("stopping what failed", "service", r.Service, "err", err)
 		a.pokeLater(time.Second)
 		return
@@ -175,15 +210,26 @@ func (a *agent) giveUp(ctx context.Context, s *model.State, r model.Row, reason 
 }
 
 func (a *agent) kill(ctx context.Context, s *model.State, st model.Step) {
-	inst := activate.Instance{ID: st.Row}
+	inst := a.seenInstance(st.Row)
 	if spec, ok := s.Specs.Get(st.Row); ok {
 		inst = a.instance(s, spec, 0)
 	}
 	a.n.note(Noted{Kind: "kill", Service: inst.Service, Message: "ending a process that is not wanted: " + st.Reason})
-	if err := a.n.proc.Stop(ctx, inst); err != nil {
+	if err := a.stopInstance(ctx, inst); err != nil {
 		a.n.log.Warn("ending a process", "row", st.Row, "err", err)
 		a.pokeLater(time.Second)
 	}
+}
+
+// seenInstance is an instance that runs and of which State knows nothing.
+func (a *agent) seenInstance(row string) activate.Instance {
+	a.mu.Lock()
+	typ := a.types[row]
+	a.mu.Unlock()
+	if k := a.n.kind(typ); k != nil {
+		return k.forgotten(row)
+	}
+	return activate.Instance{ID: row, Type: typ}
 }
 
 // report tells the log, together with whatever else this node has to report at the moment, and waits until this
@@ -205,30 +251,59 @@ func (a *agent) report(ctx context.Context, s *model.State, r model.Row, rep mod
 	_, _ = a.n.fsm.Wait(ctx, index) // later is fine too: the next look sees it
 }
 
-// observe takes in what runs on this node: processes from the keeper, packages from disk.
+// look is what was seen of the instances of one type.
+type look struct {
+	typ     string
+	running []activate.Running
+	err     error
+}
+
+// observe takes in what runs on this node, of all types, and which packages are on disk. What cannot be observed stays as
+// it was seen last.
 func (a *agent) observe(ctx context.Context, s *model.State) {
-	running, err := a.n.proc.Observe(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			a.n.log.Warn("observing processes", "err", err)
+	var looks []look
+	for _, k := range a.n.kinds {
+		running, err := k.observe(ctx, a.poke)
+		if err != nil && ctx.Err() != nil {
+			return
+		}
+		if err != nil && !errors.Is(err, errAsking) {
+			a.n.log.Warn("observing instances", "type", k.typ, "err", err)
 			a.pokeLater(time.Second)
 		}
-		return
+		looks = append(looks, look{k.typ, running, err})
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.seen, a.attempts = map[string]model.Process{}, map[string]int{}
-	for _, p := range running { // in the order of attempts: the newest start of a row stays
-		a.attempts[p.ID] = p.Attempt
-		a.seen[p.ID] = model.Process{Running: p.Exit == nil, PID: p.PID, Claim: claimOf(p.Attempt), Since: p.StartedAt}
-		if p.Exit != nil {
-			a.countDeath(s, p)
-		}
-	}
+	a.take(s, looks)
 	for _, r := range s.Rows.Prefix(a.n.id.ID + "/") {
 		if id := r.Spec.Package; id != "" && !a.packages[id] {
 			_, err := os.Stat(a.n.dir.pkg(id)) // whole directories appear by rename: there is there
 			a.packages[id] = err == nil
+		}
+	}
+}
+
+// take replaces what was seen before. a.mu is held.
+func (a *agent) take(s *model.State, looks []look) {
+	seen, attempts, types := a.seen, a.attempts, a.types
+	a.seen, a.attempts, a.types, a.blind = map[string]model.Process{}, map[string]int{}, map[string]string{}, map[string]error{}
+	for _, l := range looks {
+		if l.err != nil {
+			a.blind[l.typ] = l.err
+			for row, typ := range types {
+				if typ == l.typ {
+					a.seen[row], a.attempts[row], a.types[row] = seen[row], attempts[row], typ
+				}
+			}
+			continue
+		}
+		for _, p := range l.running { // in the order of attempts: the newest start of a row stays
+			a.attempts[p.ID], a.types[p.ID] = p.Attempt, l.typ
+			a.seen[p.ID] = model.Process{Running: p.Exit == nil, PID: p.PID, Claim: claimOf(p.Attempt), Since: p.StartedAt}
+			if p.Exit != nil {
+				a.countDeath(s, p)
+			}
 		}
 	}
 }

@@ -25,9 +25,10 @@ const RaceEnv = "ISONOMIA_TEST_RACE"
 // Once per test process: the go command takes a good part of a second even
 // when there is nothing to build.
 var (
-	agentOnce = sync.OnceValues(func() (string, error) { return build("isonomia", ".", os.Getenv(RaceEnv) == "1") })
-	initOnce  = sync.OnceValues(func() (string, error) { return build("hostinit", "./testcluster/hostinit", false) })
-	testOnce  = sync.OnceValues(func() (string, error) { return build("testservice", "./testcluster/testservice", false) })
+	agentOnce  = sync.OnceValues(func() (string, error) { return build("isonomia", ".", os.Getenv(RaceEnv) == "1") })
+	initOnce   = sync.OnceValues(func() (string, error) { return build("hostinit", "./testcluster/hostinit", false) })
+	sqliteOnce = sync.OnceValues(func() (string, error) { return build("sqliteservice", "./testcluster/sqliteservice", false) })
+	testOnce   = sync.OnceValues(func() (string, error) { return build("testservice", "./testcluster/testservice", false) })
 )
 
 // Build compiles the isonomia binary, once per test run, and returns its path.
@@ -37,6 +38,9 @@ func Build(t testing.TB) string { t.Helper(); return must(t, agentOnce) }
 // TestService compiles the program that tests deploy (testcluster/testservice)
 // and returns its path.
 func TestService(t testing.TB) string { t.Helper(); return must(t, testOnce) }
+
+// SQLiteService compiles the program that keeps lines in a database (testcluster/sqliteservice) and returns its path.
+func SQLiteService(t testing.TB) string { t.Helper(); return must(t, sqliteOnce) }
 
 func hostInit(t testing.TB) string { t.Helper(); return must(t, initOnce) }
 

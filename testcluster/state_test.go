@@ -156,12 +156,13 @@ func (w *writer) moreWrites(t *testing.T, n int) {
 	})
 }
 
-// nothingLost stops the writer and holds what the service has against what it acknowledged.
-func (w *writer) nothingLost(t *testing.T) {
+// nothingLost stops the writer and holds what the service has, which it returns, against what it acknowledged.
+func (w *writer) nothingLost(t *testing.T) (text string) {
 	t.Helper()
 	w.end()
+	text = stateOf(t, w)
 	has := map[string]bool{}
-	for line := range strings.Lines(stateOf(t, w)) {
+	for line := range strings.Lines(text) {
 		has[strings.TrimSpace(line)] = true
 	}
 	var lost []int
@@ -173,6 +174,7 @@ func (w *writer) nothingLost(t *testing.T) {
 	if len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged writes are lost: %v", len(lost), len(w.acked), lost[:min(len(lost), 20)])
 	}
+	return text
 }
 
 // stateful is a service with state on one node, and one that depends on it.

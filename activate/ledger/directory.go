@@ -21,6 +21,26 @@ func (d Directory) Present(in activate.Instance) (bool, error) {
 	return dir != "", err
 }
 
+// Observe returns what is activated and can be reached: what a Stop took out of reach that did not come to its end is to be
+// started again, or stopped.
+func (d Directory) Observe(context.Context) ([]activate.Running, error) {
+	entries, err := d.Active()
+	if err != nil {
+		return nil, err
+	}
+	var all []activate.Running
+	for _, e := range entries {
+		_, live, err := place.Place(e.StateDir).Find()
+		if err != nil {
+			return nil, err
+		}
+		if live {
+			all = append(all, e.Running())
+		}
+	}
+	return all, nil
+}
+
 // Make puts what fill makes at a name, whose parent is there, in the place of the state, which is garbage until it is
 // opened. shared: everything in it is given to the instance's owner and group then.
 func (d Directory) Make(in activate.Instance, shared bool, fill func(dir string) error) error {

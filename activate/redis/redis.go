@@ -283,10 +283,9 @@ func (m *Module) Watch(ctx context.Context, changed func()) error { return m.run
 
 // Stop lets nobody write any more, has the server save its dataset if that changed, and ends it.
 func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
-	if addr, err := address(in); err == nil {
-		if err := m.end(ctx, in, addr); err != nil {
-			return err
-		}
+	addr, _ := address(in) // of one that is not known any more there is none: a signal ends it, and has it save
+	if err := m.end(ctx, in, addr); err != nil {
+		return err
 	}
 	if own, err := m.Owns(in); err != nil || !own {
 		return err

@@ -3,5 +3,5 @@ service "web" {
   run { command = ["web"] }
 }
 service "db" {
-  type = "mysql-database"
+  type = "oracle-database"
 }

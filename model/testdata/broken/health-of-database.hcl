@@ -1,0 +1,5 @@
+service "cache" {
+  type = "redis"
+  port "main" {}
+  health { tcp = true }
+}

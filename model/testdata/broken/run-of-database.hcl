@@ -1,0 +1,4 @@
+service "staff" {
+  type = "sqlite-database"
+  run { command = ["sqlite3"] }
+}
