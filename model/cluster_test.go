@@ -119,7 +119,12 @@ func (c *cluster) settle() {
 			c.advance(r)
 		}
 	}
-	c.t.Fatalf("it does not settle: %s", model.CanSettle(c.s, "default"))
+	var rows []string
+	for _, r := range c.s.SystemRows("default") {
+		rows = append(rows, fmt.Sprintf("%s on %s: %s, obsolete %t, custody %+v; start: %q save: %q stop: %q restore: %q", r.Service, c.s.NodeName(r.Node), r.Phase, r.Obsolete,
+			c.s.Custody.At(r.CustodyKey()), model.CanStart(c.s, r), model.CanSave(c.s, r), model.CanStop(c.s, r), model.CanRestore(c.s, r)))
+	}
+	c.t.Fatalf("it does not settle: %s\n%s", model.CanSettle(c.s, "default"), strings.Join(rows, "\n"))
 }
 
 // run deploys and settles.
@@ -146,7 +151,7 @@ func (c *cluster) advance(r model.Row) {
 	case model.CanRestore(c.s, r) == "":
 		claim(model.Restoring)
 	case r.Phase == model.Restoring:
-		c.apply(model.Reports{Node: r.Node, Epoch: n.Epoch, Items: []model.Report{{Row: r.Key, Phase: model.Restored, Claim: r.Claim, Snapshot: &model.Snapshot{ID: "state"}}}})
+		c.apply(model.Reports{Node: r.Node, Epoch: n.Epoch, Items: []model.Report{{Row: r.Key, Phase: model.Restored, Claim: r.Claim, Snapshot: &model.Snapshot{ID: c.s.Custody.At(r.CustodyKey()).Snapshot}}}})
 	case r.Phase == model.Planned:
 		report(model.Prepared)
 	case r.Phase == model.Prepared || r.Phase == model.Restored:

@@ -89,15 +89,15 @@ func MustSave(s *State, r Row) bool {
 	})
 }
 
-// Saver is a row that only saves the state of new row r's service where it is: the service has no row there. ok is false
-// if none is needed.
+// Saver is a row that only saves the state of new row r's service where it is: the service has no row there, or one that
+// knows nothing of its state. ok is false if none is needed.
 func Saver(s *State, r RowSpec) (saver RowSpec, ok bool) {
 	holder := s.Custody.At(r.CustodyKey()).Node
 	if !r.Managed || holder == "" || holder == r.Node || !s.Nodes.Has(holder) {
 		return RowSpec{}, false
 	}
 	for _, o := range s.ServiceRows(r.System, r.Service) {
-		if o.Node == holder && o.Container == r.Container {
+		if o.Node == holder && o.Container == r.Container && o.Managed {
 			return RowSpec{}, false
 		}
 	}
