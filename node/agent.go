@@ -78,6 +78,7 @@ func (a *agent) run(ctx context.Context) error {
 	defer stop()
 	defer a.steps.Wait()
 	a.sweepRun(ctx)
+	a.n.sweepStages()
 	a.catchUp(ctx)
 	for ctx.Err() == nil {
 		wake := a.turn(ctx)

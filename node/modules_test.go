@@ -170,3 +170,26 @@ func TestAskingDoesNotHoldUp(t *testing.T) {
 	}
 	<-told
 }
+
+func TestStagesAreSwept(t *testing.T) {
+	t.Parallel()
+	n := &Node{dir: paths(t.TempDir()), log: testLog()}
+	r := model.RowSpec{System: "default", Service: "db"}
+	for _, what := range []string{"state/a", ".state.warm/b", "dump/c"} {
+		dir, err := n.stage(r, what)
+		if err == nil {
+			err = os.MkdirAll(dir, 0o700)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.noteRestoring(r, model.Snapshot{ID: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	n.sweepStages()
+	left, err := os.ReadDir(n.dir.stage("default", "db"))
+	if err != nil || len(left) != 1 || left[0].Name() != restoringFile {
+		t.Errorf("%v, %v", left, err)
+	}
+}

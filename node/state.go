@@ -58,6 +58,18 @@ func (n *Node) emptyStage(r model.RowSpec, what string) (string, error) {
 	return dir, err
 }
 
+// sweepStages removes what moves and snapshots that were cut off have left. A warm copy that is lost costs only time; what
+// says that a restore is under way stays.
+func (n *Node) sweepStages() {
+	left, _ := filepath.Glob(n.dir.stage("*", "*") + "/*") // the pattern is good
+	hidden, _ := filepath.Glob(n.dir.stage("*", "*") + "/.*")
+	for _, path := range append(left, hidden...) {
+		if filepath.Base(path) != restoringFile {
+			n.logClose("stage", os.RemoveAll(path))
+		}
+	}
+}
+
 // dumped is a state that was put into this node's store.
 type dumped struct {
 	snap  model.Snapshot
