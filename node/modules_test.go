@@ -193,3 +193,26 @@ func TestStagesAreSwept(t *testing.T) {
 		t.Errorf("%v, %v", left, err)
 	}
 }
+
+// TestForgottenInstance: of a row that State knows nothing of, the marks say what is to be stopped.
+func TestForgottenInstance(t *testing.T) {
+	t.Parallel()
+	m := sqlite.New(t.TempDir())
+	k := &kind{typ: sqlite.Type, mod: m}
+	in := activate.Instance{ID: "n1/staff", Attempt: 1, Service: "staff", Container: sqlite.Type, Type: sqlite.Type, StateDir: t.TempDir()}
+	if err := m.Start(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	if other := k.forgotten("n1/other"); other.StateDir != "" || other.ID != "n1/other" {
+		t.Errorf("%+v", other)
+	}
+	if err := m.Stop(t.Context(), k.forgotten(in.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := m.Observe(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if err := m.Deletable(in); err != nil {
+		t.Error(err)
+	}
+}

@@ -269,3 +269,43 @@ func FuzzReply(f *testing.F) {
 		}
 	})
 }
+
+// TestStopUnknown: the server of a row of which nothing is known but its mark is ended, and has saved.
+func TestStopUnknown(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if err := r.Start(t.Context(), r.in); err != nil {
+		t.Fatal(err)
+	}
+	addr, err := address(r.in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := dial(t.Context(), addr, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	if _, err := c.do("SET", "a", "b"); err != nil {
+		t.Fatal(err)
+	}
+	m := r.again()
+	entries, err := m.Active()
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("%+v, %v", entries, err)
+	}
+	in := entries[0].Instance()
+	in.Type = Type
+	if err := m.Stop(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := m.Observe(t.Context()); err != nil || len(list) > 0 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if err := m.Deletable(r.in); err != nil {
+		t.Error(err)
+	}
+	if p, err := m.Dump(t.Context(), r.in, t.TempDir(), true); err != nil || p.Facts["bytes"] == strconv.Itoa(len(emptyDataset())) {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
