@@ -144,14 +144,16 @@ func isTemporary(name string) bool {
 	return strings.Contains(name, ".tmp") || strings.HasSuffix(name, "~") || strings.HasSuffix(name, ".partial")
 }
 
-// Service lists the processes of a service, without those that they started.
+// Service lists the processes of a service, without those that they started. What
+// the agent itself has started is asking after the service's health: services
+// are the keeper's children.
 func (w NodeWorld) Service(name string) (roots []Process) {
 	byPID := map[int]Process{}
 	for _, p := range w.Processes {
 		byPID[p.PID] = p
 	}
 	for _, p := range w.Processes {
-		if p.Service == name && !p.zombie() && byPID[p.PPID].Service != name {
+		if p.Service == name && !p.zombie() && byPID[p.PPID].Service != name && !byPID[p.PPID].isAgent() {
 			roots = append(roots, p)
 		}
 	}
