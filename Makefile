@@ -48,9 +48,9 @@ fuzz: ## every fuzz target for FUZZTIME (default 20s)
 	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	  echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x $$pkg; done; done
 
-soak: deps build ## the long suites: every crash point, many simulated systems, an hour of load (ISONOMIA_SOAK_FOR=1h)
+soak: deps build ## the long suites: every crash point of deployments and moves, many simulated systems, an hour of load (ISONOMIA_SOAK_FOR=1h)
 	ISONOMIA_SOAK=1 go test -timeout 4h -run TestSimulation ./raftfsm
-	ISONOMIA_SOAK=1 go test -timeout 8h -v -run 'TestCrashPoints|TestSoak' ./testcluster
+	ISONOMIA_SOAK=1 go test -timeout 8h -v -run 'TestCrashPoints|TestStateMovesThroughDeaths|TestSoak' ./testcluster
 
 demo: build ## a three-node cluster here: StaffTracker, leader killed, upgraded through another node
 	go run ./testcluster/demo -bin $(BIN)
