@@ -121,3 +121,7 @@ func (m moduleFacts) outputNames() []string {
 	}
 	return out
 }
+
+// StateInDirectory says whether the state of a service of that type is in its state directory, always: that of a fileset
+// may be elsewhere, and that of a database is its server's.
+func StateInDirectory(typ string) bool { return modules[typ].owner && typ != "fileset" }

@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -325,6 +327,19 @@ func (a *agent) saveRow(ctx context.Context, s *model.State, r model.Row, claim 
 		}
 	}
 	a.stateFailed(ctx, r, claim, "saving its state", err)
+}
+
+// stateIsHere refuses to start what has its state here when the directory of it is gone: it would begin anew, empty, and
+// nobody would know. Types that keep their state in a server of somebody else's have none.
+func (a *agent) stateIsHere(s *model.State, r model.Row) error {
+	if !r.Managed || s.Custody.At(r.CustodyKey()).Node != a.n.id.ID || !model.StateInDirectory(r.Spec.Type) {
+		return nil
+	}
+	dir := a.n.dir.state(r.System, r.Service)
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("its state should be in %s, which is gone; make the directory to start without, then isonomia restore %s brings a snapshot back", dir, r.Service)
 }
 
 // restoreRow loads the state that is on its way here. What may run of the row is of an earlier claim, from before its

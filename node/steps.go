@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +116,7 @@ func (a *agent) prepare(ctx context.Context, s *model.State, r model.Row) {
 
 // startRow starts what was claimed and reports it active. A failure is counted; Next decides whether to try again.
 func (a *agent) startRow(ctx context.Context, s *model.State, r model.Row, claim uint64) {
-	if err := a.goThrough(ctx, s, r.RowSpec); err != nil {
+	if err := cmp.Or(a.goThrough(ctx, s, r.RowSpec), a.stateIsHere(s, r)); err != nil {
 		a.startFailed(ctx, r, claim, err)
 		return
 	}
@@ -173,7 +174,7 @@ func describe(err error) (reason, output string) {
 
 // repairRow starts again in place what died. Nothing is told to the log: the row is as active as before.
 func (a *agent) repairRow(ctx context.Context, s *model.State, r model.Row) {
-	if err := a.goThrough(ctx, s, r.RowSpec); err != nil {
+	if err := cmp.Or(a.goThrough(ctx, s, r.RowSpec), a.stateIsHere(s, r)); err != nil {
 		a.startFailed(ctx, r, r.Claim, err)
 		return
 	}

@@ -401,3 +401,38 @@ func TestSnapshotAndRestore(t *testing.T) {
 	}
 	settledAnswers(t, c, 1, "1")
 }
+
+// Whose state directory is gone is not started with an empty one.
+func TestMissingStateIsNotReplacedByNothing(t *testing.T) {
+	c := real(t, 1)
+	n := c.Node(0)
+	deployed(t, n.Deploy(Model{Services: []Service{{Name: "db", Exclusive: true}}}))
+	before := c.AwaitSettled(smokeTimeout, 1)
+	w := startWriter(t, c, n, "db")
+	w.moreWrites(t, 5)
+	w.end()
+	want := stateOf(t, w)
+	ctx, cancel := context.WithTimeout(t.Context(), smokeTimeout)
+	defer cancel()
+	deployed(t, n.CLI(ctx, "snapshot", "db"))
+	state := "/run/node/data/state/default/db"
+	deployed(t, n.Exec(ctx, "/bin/mv", state, state+".away"))
+	s, err := n.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deployed(t, n.Exec(ctx, "/bin/kill", "-9", strconv.Itoa(pids(s)["db on n1"])))
+	Await(t, "a reason", smokeTimeout, func() error {
+		s, err := n.Status()
+		if err == nil && (s.Instances[0].PID != 0 || !strings.Contains(s.Instances[0].Reason, "which is gone")) {
+			err = fmt.Errorf("%+v", s.Instances[0])
+		}
+		return err
+	})
+	deployed(t, n.Exec(ctx, "/bin/mkdir", state))
+	c.AwaitSettled(smokeTimeout, before.Generation)
+	Await(t, "the restore", smokeTimeout, func() error { return n.CLI(ctx, "restore", "db", "--yes").Failure() })
+	if got := stateOf(t, w); got != want {
+		t.Errorf("restored %q, not %q", got, want)
+	}
+}
