@@ -178,6 +178,7 @@ func (n *Node) TransferLeadership(ctx context.Context) error {
 }
 
 func (n *Node) transferTo(ctx context.Context, id string) error {
+	defer n.handing.begin()()
 	begin := func() raft.Future {
 		return n.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id))
 	}

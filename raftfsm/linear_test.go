@@ -65,7 +65,15 @@ func (h *history) do(client int, in op, f func() (op, error)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: ret})
+	if in.write {
+		h.ops = append(h.ops, porcupine.Operation{ClientId: client + again, Input: in, Call: call, Output: out, Return: ret})
+	}
 }
+
+// again is added to a client's number for the second time that a write may be applied: across a change of leader an entry
+// may be in the log twice, both before the call returns (DESIGN.md, Propose). Where it was applied once, the two stand
+// side by side, which is the same.
+const again = 1 << 30
 
 // client writes and reads at random nodes until ctx ends. A client whose write has no answer goes on as another one,
 // for a client of a history has one call at a time.

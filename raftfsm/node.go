@@ -131,6 +131,7 @@ type Node struct {
 	raft    *raft.Raft
 	roles   *roles
 	pulse   *pulse
+	handing handing
 
 	gate       gate
 	proof      proof

@@ -77,10 +77,11 @@ func (p *proof) set(term, pauses uint64) {
 
 // readIndex is one round on the leader.
 //
-// raft's VerifyLeader alone is not enough in three cases, and then a Barrier is committed instead, which only a
+// raft's VerifyLeader alone is not enough in four cases, and then a Barrier is committed instead, which only a
 // leader can: at the beginning of a term, when State may lack what an earlier leader answered; after a pause of the
 // process, because VerifyLeader takes answers that were under way before it; and when fewer than a majority of the
-// voters answered something sent within the lease, because VerifyLeader counts the answers of non-voters too.
+// voters answered something sent within the lease, because VerifyLeader counts the answers of non-voters too; and while
+// this leader hands over, or lately tried to: a voter then elects another at once, however lately it answered this one.
 func (n *Node) readIndex() (uint64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), tryTime)
 	defer cancel()
@@ -89,7 +90,7 @@ func (n *Node) readIndex() (uint64, error) {
 		return 0, &NotLeaderError{Leader: r.Leader}
 	}
 	pauses, _ := n.pulse.beat(r.Term, time.Now())
-	proven := n.proof.holds(r.Term, pauses)
+	proven := n.proof.holds(r.Term, pauses) && !n.handing.within(8*n.cfg.Timing.Election)
 	if proven {
 		done := n.trans.urgent()
 		_, err := await(ctx, n, n.raft.VerifyLeader)
