@@ -136,8 +136,8 @@ type Node struct {
 	gate       gate
 	proof      proof
 	calls      calls
-	readRounds rounds // of this node's readers: each asks the leader once
-	askRounds  rounds // of all nodes' readers, on the leader: each proves leadership once
+	readRounds rounds[leaderAnswer] // of this node's readers: each asks the leader once
+	askRounds  rounds[*model.State] // of all nodes' readers, on the leader: each proves leadership once
 
 	closing chan struct{} // closed when Close begins: nothing new is taken
 	dead    chan struct{} // closed when raft is shut down: nothing is waited for

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,6 +127,58 @@ func TestMinorityHasNoQuorum(t *testing.T) {
 	c.rejoin(l.id)
 	if s, err := l.Read(c.ctx); err != nil || value(s, "k") != "new" {
 		t.Errorf("after the return: %v", err)
+	}
+	c.same()
+}
+
+// TestReadShowsNothingThatTheLeaderLacks: a follower has applied what the leader has committed but not yet applied. Shown
+// there, it would be missing from the next read elsewhere.
+func TestReadShowsNothingThatTheLeaderLacks(t *testing.T) {
+	t.Parallel()
+	var held atomic.Pointer[string] // the node that does not apply "new"
+	goOn := make(chan struct{})
+	c := grown(t, 3, func(cfg *Config) {
+		id := cfg.ID
+		cfg.Apply = func(s *model.State, index uint64, cmds []model.Command) (*model.State, []model.Result) {
+			next, results := Apply(s, index, cmds)
+			if h := held.Load(); h != nil && *h == id && value(next, "k") == "new" {
+				<-goOn
+			}
+			return next, results
+		}
+	})
+	release := sync.OnceFunc(func() { close(goOn) })
+	t.Cleanup(release)
+	c.propose(c.any(), set("k", "old"))
+	c.same()
+	l := c.leader()
+	ahead, other := c.others(l)[0], c.others(l)[1]
+	held.Store(&l.id)
+	wrote := make(chan error, 1)
+	go func() { _, err := l.Propose(c.ctx, set("k", "new")); wrote <- err }()
+	c.await("a follower that is ahead of the leader", func() string {
+		if v := value(ahead.State(), "k"); v != "new" {
+			return "k is " + v
+		}
+		return ""
+	})
+	ctx, cancel := context.WithTimeout(c.ctx, 500*time.Millisecond)
+	defer cancel()
+	if s, err := ahead.Read(ctx); err == nil && l.IsLeader() {
+		t.Errorf("%s shows %q while the leader %s has %q", ahead.id, value(s, "k"), l.id, value(l.State(), "k"))
+	}
+	done := make(chan error, 1)
+	var late string
+	go func() { s, err := ahead.Read(c.ctx); late = value(s, "k"); done <- err }()
+	release()
+	if err := <-done; err != nil || late != "new" {
+		t.Errorf("the read on %s: %q, %v", ahead.id, late, err)
+	}
+	if err := <-wrote; err != nil {
+		t.Errorf("the write: %v", err)
+	}
+	if s, err := other.Read(c.ctx); err != nil || value(s, "k") != "new" {
+		t.Errorf("a read after both: %q, %v", value(s, "k"), err)
 	}
 	c.same()
 }

@@ -18,7 +18,7 @@ import (
 func TestRoundsBeginAfterTheQuestion(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var rs rounds
+		var rs rounds[uint64]
 		goOn := make(chan struct{})
 		n := uint64(0)
 		ask := func() (uint64, error) {

@@ -7,23 +7,23 @@ import (
 
 // rounds shares the work of concurrent readers: whoever comes while a round runs waits for the next one, so that the
 // round that answers began after the question.
-type rounds struct {
+type rounds[T any] struct {
 	mu      sync.Mutex
 	running bool
-	next    *round // nil when nobody waits for a round that has not begun
+	next    *round[T] // nil when nobody waits for a round that has not begun
 }
 
-type round struct {
-	done  chan struct{}
-	index uint64
-	err   error
+type round[T any] struct {
+	done   chan struct{}
+	answer T
+	err    error
 }
 
 // join waits for a round that begins from now on. ask must end by itself.
-func (rs *rounds) join(ctx context.Context, ask func() (uint64, error)) (uint64, error) {
+func (rs *rounds[T]) join(ctx context.Context, ask func() (T, error)) (answer T, err error) {
 	rs.mu.Lock()
 	if rs.next == nil {
-		rs.next = &round{done: make(chan struct{})}
+		rs.next = &round[T]{done: make(chan struct{})}
 	}
 	mine := rs.next
 	if !rs.running {
@@ -33,13 +33,13 @@ func (rs *rounds) join(ctx context.Context, ask func() (uint64, error)) (uint64,
 	rs.mu.Unlock()
 	select {
 	case <-mine.done:
-		return mine.index, mine.err
+		return mine.answer, mine.err
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return answer, ctx.Err()
 	}
 }
 
-func (rs *rounds) run(ask func() (uint64, error)) {
+func (rs *rounds[T]) run(ask func() (T, error)) {
 	for {
 		rs.mu.Lock()
 		now := rs.next
@@ -49,7 +49,7 @@ func (rs *rounds) run(ask func() (uint64, error)) {
 		if now == nil {
 			return
 		}
-		now.index, now.err = ask()
+		now.answer, now.err = ask()
 		close(now.done)
 	}
 }
