@@ -23,7 +23,7 @@ var allowed = map[string]struct{ ours, others []string }{
 	"mesh":             {nil, []string{"github.com/quic-go/quic-go", "github.com/hashicorp/serf", "github.com/hashicorp/memberlist", "github.com/hashicorp/go-hclog", "github.com/fxamacker/cbor"}},
 	"activate":         {[]string{"model"}, []string{"golang.org/x/sys"}},
 	"activate/keeper":  {[]string{"activate"}, []string{"golang.org/x/sys"}},
-	"activate/process": {[]string{"model", "activate", "activate/keeper", "activate/place"}, []string{"golang.org/x/sys"}},
+	"activate/process": {[]string{"model", "activate", "activate/keeper", "activate/ledger", "activate/place"}, []string{"golang.org/x/sys"}},
 	// Modules with state, and what they share: programs run with a deadline, marks, a state that is a directory.
 	"activate/tool":       {nil, nil},
 	"activate/place":      {[]string{"activate"}, []string{"golang.org/x/sys"}},

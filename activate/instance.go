@@ -22,6 +22,9 @@ type Instance struct {
 	Container string
 	Type      string // its module's
 	Spec      Spec
+	// Managed says that its state is kept when it stops, moves with it, and is deleted as garbage only. Types whose
+	// instances always have state do not ask.
+	Managed bool
 	// Settings are those of its container, and of the service over them: how to reach a server, where to put files.
 	// Each module names what it reads and its defaults; it ignores the rest.
 	Settings map[string]string

@@ -40,8 +40,14 @@ type Stateful interface {
 	// Verify reads back what Load loaded and compares it with the facts. It changes nothing.
 	Verify(ctx context.Context, in Instance, p Payload) error
 
-	// Delete removes the state for good, if it is garbage. It refuses what is live, and what no Create, Start or Stop
-	// of this module has ever seen. Absent: nil.
+	// Garbage returns whose states are marked as garbage on this node, in the order of row ids: as much of each as is
+	// remembered, which is what Delete needs. What is marked may be of a row that is about to start, and be started
+	// meanwhile: who collects asks for itself what is still wanted.
+	Garbage(ctx context.Context) ([]Instance, error)
+
+	// Delete removes the state for good, and its mark, if it is garbage; a *NotGarbageError says that it is not: it is
+	// live, or no Create, Load, Start or Stop of this module has ever seen it. Absent: nil. A deletion that was cut off
+	// is finished by the next one.
 	Delete(ctx context.Context, in Instance) error
 }
 

@@ -57,7 +57,7 @@ type answer struct {
 func (n *Node) openModules() {
 	dir := n.dir.module
 	n.kinds = []*kind{
-		{typ: process.Type, mod: process.New(n.keeper, n.log), kept: true},
+		{typ: process.Type, mod: process.New(dir(process.Type), n.keeper, n.log), kept: true},
 		{typ: fileset.Type, mod: fileset.New(dir(fileset.Type))},
 		{typ: git.Type, mod: git.New(dir(git.Type))},
 		{typ: mysql.Type, mod: mysql.New(dir(mysql.Type)), asks: true},

@@ -65,7 +65,7 @@ func (a *agent) fetch(ctx context.Context, tree string) {
 // instance is the row as the modules know it.
 func (a *agent) instance(s *model.State, r model.RowSpec, claim uint64) activate.Instance {
 	d := a.n.dir
-	in := activate.Instance{ID: r.Key, Service: r.Service, Node: s.NodeName(r.Node), Container: r.Container, Type: r.Spec.Type,
+	in := activate.Instance{ID: r.Key, Service: r.Service, Node: s.NodeName(r.Node), Container: r.Container, Type: r.Spec.Type, Managed: r.Managed,
 		StateDir: d.state(r.System, r.Service), RunDir: d.run(r.Key), LogDir: d.logs(r.System), Attempt: a.nextAttempt(r.Key, claim), Epoch: claim,
 		Spec: activate.Spec{Command: r.Spec.Command, Env: r.Spec.Env, Dir: r.Spec.Dir, User: r.Spec.User, UID: r.Spec.UID, GID: r.Spec.UID,
 			Host: r.Spec.Host, Ports: r.Spec.Ports, Grace: r.Spec.Grace, StartDeadline: r.Spec.StartWait,

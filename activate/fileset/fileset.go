@@ -270,7 +270,7 @@ func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(view(in)); err != nil {
+	if err := errors.Join(os.RemoveAll(view(in)), os.RemoveAll(view(in)+".new")); err != nil {
 		return err
 	}
 	return m.Directory.Stop(ctx, in)

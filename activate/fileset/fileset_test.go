@@ -34,10 +34,10 @@ func instance(t *testing.T) activate.Instance {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	in, marks := instance(t), t.TempDir()
+	in := instance(t)
 	data := filepath.Join(Outputs(in)["path"], "app/data")
 	statetest.Run(t, statetest.Subject{
-		New: func() activate.Stateful { return New(marks) },
+		New: func(marks string) activate.Stateful { return New(marks) },
 		In:  in,
 		Write: func(ctx context.Context, name string) error {
 			out, err := exec.CommandContext(ctx, "touch", filepath.Join(data, name)).CombinedOutput()

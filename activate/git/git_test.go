@@ -65,10 +65,10 @@ func instance(t *testing.T) activate.Instance {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	in, marks := instance(t), t.TempDir()
+	in := instance(t)
 	path := Outputs(in)["path"]
 	statetest.Run(t, statetest.Subject{
-		New:   func() activate.Stateful { return New(marks) },
+		New:   func(marks string) activate.Stateful { return New(marks) },
 		In:    in,
 		Write: func(ctx context.Context, name string) error { return push(ctx, path, name) },
 		Read: func(ctx context.Context) ([]string, error) {

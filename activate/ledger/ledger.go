@@ -32,6 +32,7 @@ type Entry struct {
 	Attempt   int               `json:"attempt"`
 	Service   string            `json:"service"`
 	Container string            `json:"container"`
+	Type      string            `json:"type"`
 	StateDir  string            `json:"state_dir"`
 	Settings  map[string]string `json:"settings,omitempty"` // how to ask its server; may hold a password
 	Started   time.Time         `json:"started"`
@@ -115,8 +116,29 @@ func (l *Ledger) Deletable(in activate.Instance) error {
 func (l *Ledger) Deleted(in activate.Instance) error { return l.remove(l.garbage(in)) }
 
 // Active returns what is activated, in the order of row ids. Files that say nothing sensible are an error.
-func (l *Ledger) Active() ([]Entry, error) {
-	names, err := os.ReadDir(filepath.Join(l.dir, "activated"))
+func (l *Ledger) Active() ([]Entry, error) { return l.entries("activated") }
+
+// Garbage returns what is marked as garbage, and not active, in the order of row ids.
+func (l *Ledger) Garbage(context.Context) ([]activate.Instance, error) {
+	list, err := l.entries("garbage")
+	if err != nil {
+		return nil, err
+	}
+	var all []activate.Instance
+	for _, e := range list {
+		in := e.Instance()
+		if _, err := os.Lstat(l.active(in)); errors.Is(err, fs.ErrNotExist) {
+			all = append(all, in)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func (l *Ledger) entries(kind string) ([]Entry, error) {
+	dir := filepath.Join(l.dir, kind)
+	names, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -128,7 +150,7 @@ func (l *Ledger) Active() ([]Entry, error) {
 		if !strings.HasSuffix(n.Name(), ".json") {
 			continue // a file that did not come to its name
 		}
-		e, ok, err := read(filepath.Join(l.dir, "activated", n.Name()))
+		e, ok, err := read(filepath.Join(dir, n.Name()))
 		if err != nil {
 			return nil, err
 		}
@@ -164,7 +186,7 @@ func (e Entry) Running() activate.Running {
 
 // Instance is as much of the instance as is remembered.
 func (e Entry) Instance() activate.Instance {
-	return activate.Instance{ID: e.ID, Attempt: e.Attempt, Service: e.Service, Container: e.Container, StateDir: e.StateDir, Settings: e.Settings}
+	return activate.Instance{ID: e.ID, Attempt: e.Attempt, Service: e.Service, Container: e.Container, Type: e.Type, StateDir: e.StateDir, Settings: e.Settings}
 }
 
 // Watch calls changed at the start and whenever the ledger changes, until ctx ends.
@@ -190,8 +212,8 @@ func (l *Ledger) tell() {
 }
 
 func (l *Ledger) write(path string, in activate.Instance) error {
-	b, err := json.MarshalIndent(Entry{ID: in.ID, Attempt: in.Attempt, Service: in.Service, Container: in.Container, StateDir: in.StateDir,
-		Settings: in.Settings, Started: time.Now().UTC(), Boot: boottime()}, "", "\t")
+	b, err := json.MarshalIndent(Entry{ID: in.ID, Attempt: in.Attempt, Service: in.Service, Container: in.Container, Type: in.Type,
+		StateDir: in.StateDir, Settings: in.Settings, Started: time.Now().UTC(), Boot: boottime()}, "", "\t")
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 func instance(id string, attempt int) activate.Instance {
-	return activate.Instance{ID: id, Attempt: attempt, Service: "staff", Container: "db", StateDir: "/state/staff", Settings: map[string]string{"port": "1"}}
+	return activate.Instance{ID: id, Attempt: attempt, Service: "staff", Container: "db", Type: "sql", StateDir: "/state/staff", Settings: map[string]string{"port": "1"}}
 }
 
 func TestLife(t *testing.T) {
@@ -41,6 +41,12 @@ func TestLife(t *testing.T) {
 	is("activate again", l.Activate(a), nil)
 	is("made again", l.Made(a), nil)
 	is("still active", l.Deletable(a), refused)
+	if err := l.write(l.garbage(a), a); err != nil { // as a death leaves it between the two marks of an activation
+		t.Fatal(err)
+	}
+	if list, err := l.Garbage(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("active, and garbage: %+v, %v", list, err)
+	}
 	if again, _ := l.Active(); !again[0].Started.Equal(before[0].Started) {
 		t.Error("a repetition began anew")
 	}
@@ -53,6 +59,9 @@ func TestLife(t *testing.T) {
 	}
 	is("deactivate", l.Deactivate(instance("b", 2)), nil)
 	is("garbage", l.Deletable(a), nil)
+	if list, err := Open(dir).Garbage(t.Context()); err != nil || len(list) != 1 || list[0].ID != "b" || list[0].Type != "sql" || l.Deletable(list[0]) != nil {
+		t.Errorf("%+v, %v", list, err)
+	}
 	other := a
 	other.StateDir = "/state/other/staff" // the same name in another system
 	is("not garbage elsewhere", l.Deletable(other), refused)

@@ -29,15 +29,16 @@ func TestServer(t *testing.T) {
 		t.Run("full", func(t *testing.T) { t.Parallel(); diskFull(t, d) })
 		t.Run("halves", func(t *testing.T) { t.Parallel(); halves(t, d) })
 		t.Run("foreign", func(t *testing.T) { t.Parallel(); foreign(t, d) })
+		t.Run("deletion", func(t *testing.T) { t.Parallel(); deletionCutOff(t, d) })
 		t.Run("patterns", func(t *testing.T) { t.Parallel(); patterns(t, d) })
 	})
 	crash(t, d)
 }
 
 func conformance(t *testing.T, d *daemon) {
-	in, marks := d.instance(t, "st_a`ff-db 'x' ü"), t.TempDir()
+	in := d.instance(t, "st_a`ff-db 'x' ü")
 	statetest.Run(t, statetest.Subject{
-		New: func() activate.Stateful { return New(marks) },
+		New: func(marks string) activate.Stateful { return New(marks) },
 		In:  in,
 		Write: func(ctx context.Context, name string) error {
 			_, err := d.sql(ctx, in, "INSERT INTO `re \"cords` (name) VALUES ("+literal(name)+");")
@@ -299,6 +300,42 @@ func patterns(t *testing.T, d *daemon) {
 	}
 	if list, err := m.Observe(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("observed %+v, %v", list, err)
+	}
+}
+
+// deletionCutOff ends a deletion after each of its statements: the next one finishes it, and until then nothing starts or
+// is dumped that is not whole.
+func deletionCutOff(t *testing.T, d *daemon) {
+	in, m := d.instance(t, "deletion"), New(t.TempDir())
+	s := serverOf(in.Settings)
+	real := statetest.Need(t, "mariadb")
+	for n, ended := 0, false; !ended; n++ {
+		if err := errors.Join(m.Start(t.Context(), in), m.Stop(t.Context(), in)); err != nil {
+			t.Fatal(err)
+		}
+		bad := in
+		bad.Settings = d.settings()
+		bad.Settings["mysqlPrograms"] = t.TempDir()
+		// Each statement is a line, of which the first is of no account; what is no deletion goes through.
+		statetest.Program(t, bad.Settings["mysqlPrograms"], "mariadb", `sed 's/; */;\n/g' > $0.in; if grep -q DROP $0.in; then head -n `+fmt.Sprint(n)+` $0.in > $0.cut; `+
+			real+` "$@" < $0.cut; cmp -s $0.cut $0.in; else exec `+real+` "$@" < $0.in; fi`)
+		err := m.Delete(t.Context(), bad)
+		if ended = err == nil; ended && n < 6 {
+			t.Fatalf("it was %d statements", n)
+		}
+		if p, err := m.Dump(t.Context(), in, t.TempDir(), true); err == nil && n > 2 {
+			t.Fatalf("cut off after %d statements: dumped: %+v", n, p)
+		}
+		if err := m.Delete(t.Context(), in); err != nil {
+			t.Fatalf("cut off after %d statements: %v", n, err)
+		}
+		left, err := s.ask(t.Context(), "SELECT JSON_ARRAY(SCHEMA_NAME) FROM information_schema.SCHEMATA WHERE SCHEMA_NAME LIKE 'deletion%' UNION SELECT JSON_ARRAY(Db) FROM mysql.db WHERE Db LIKE 'deletion%';")
+		if err != nil || len(left) > 0 {
+			t.Fatalf("cut off after %d statements: %v are left (%v)", n, left, err)
+		}
+		if list, err := m.Garbage(t.Context()); err != nil || len(list) > 0 {
+			t.Fatalf("%+v, %v", list, err)
+		}
 	}
 }
 

@@ -139,7 +139,8 @@ func (p Place) Close(ctx context.Context, patience time.Duration) error {
 	return awaitUnused(ctx, p.kept(), patience)
 }
 
-// Delete removes the state, as a whole: after a crash there is all of it or nothing.
+// Delete removes the state, as a whole: after a crash there is all of it or nothing, and a Delete that goes on where the
+// first one ended. The directories that held it go too, unless something else is in them.
 func (p Place) Delete() error {
 	_, live, err := p.Find()
 	if err != nil {
@@ -151,14 +152,19 @@ func (p Place) Delete() error {
 	if err := os.RemoveAll(p.fresh()); err != nil {
 		return err
 	}
-	err = os.Rename(p.kept(), p.fresh())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := errors.Join(err, SyncDir(p.keep())); err != nil {
+	if err := os.Rename(p.kept(), p.fresh()); err == nil {
+		if err := errors.Join(SyncDir(p.keep()), os.RemoveAll(p.fresh())); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.RemoveAll(p.fresh())
+	for _, dir := range []string{p.keep(), string(p)} {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Owner is whom the files of an instance belong to.

@@ -94,6 +94,16 @@ func (c *cluster) kill() {
 	_ = c.cmd.Wait()
 }
 
+// programs is a directory for programs in the place of the server's, which its user can write to.
+func (c *cluster) programs(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(c.dir, "bin")
+	if err := errors.Join(err, os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func (c *cluster) settings() map[string]string {
 	return map[string]string{"postgresqlRuntimeDir": c.dir, "postgresqlPassword": password}
 }

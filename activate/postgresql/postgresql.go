@@ -320,18 +320,18 @@ func (m *Module) Verify(ctx context.Context, in activate.Instance, p activate.Pa
 
 // Delete drops the database, if it is garbage.
 func (m *Module) Delete(ctx context.Context, in activate.Instance) error {
-	name, live, err := m.present(ctx, in)
+	n := database(in)
+	there, err := serverOf(in.Settings).databases(ctx, n)
 	if err != nil {
 		return err
 	}
-	if name != "" {
+	if len(there) > 0 {
 		if err := m.Deletable(in); err != nil {
 			return err
 		}
-		if live {
+		if _, live := there[n]; live {
 			return &activate.NotGarbageError{Service: in.Service, Reason: "its database is live"}
 		}
-		n := database(in)
 		if _, err := serverOf(in.Settings).ask(ctx, drop(n+loading)+drop(n+old)+drop(n+stopped)); err != nil {
 			return fmt.Errorf("drop database %q: %w", n, err)
 		}

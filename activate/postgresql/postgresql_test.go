@@ -30,14 +30,16 @@ func TestServer(t *testing.T) {
 		t.Run("full", func(t *testing.T) { t.Parallel(); diskFull(t, c) })
 		t.Run("load", func(t *testing.T) { t.Parallel(); hostileDump(t, c) })
 		t.Run("foreign", func(t *testing.T) { t.Parallel(); foreign(t, c) })
+		t.Run("deletion", func(t *testing.T) { t.Parallel(); deletionCutOff(t, c) })
+		t.Run("creation", func(t *testing.T) { t.Parallel(); creationDeleted(t, c) })
 	})
 	crash(t, c)
 }
 
 func conformance(t *testing.T, c *cluster) {
-	in, marks := c.instance(t, `st"aff-db 'x' \ ü`), t.TempDir()
+	in := c.instance(t, `st"aff-db 'x' \ ü`)
 	statetest.Run(t, statetest.Subject{
-		New: func() activate.Stateful { return New(marks) },
+		New: func(marks string) activate.Stateful { return New(marks) },
 		In:  in,
 		Write: func(ctx context.Context, name string) error {
 			_, err := c.sql(ctx, in, "BEGIN; INSERT INTO \"my schema\".\"re cords\" (name) VALUES ("+literal(name)+"); REFRESH MATERIALIZED VIEW counted; COMMIT;")
@@ -251,6 +253,67 @@ func foreign(t *testing.T, c *cluster) {
 	}
 	if out, err := c.sql(t.Context(), in, "SELECT 1"); err != nil || out != "1\n" {
 		t.Errorf("%q %v", out, err)
+	}
+}
+
+// deletionCutOff ends a deletion after each of its statements, with what a load left behind by halves: the next one
+// finishes it.
+func deletionCutOff(t *testing.T, c *cluster) {
+	in, m := c.instance(t, "deletion"), New(t.TempDir())
+	if err := os.Remove(filepath.Join(in.Package, "01-schema.sql")); err != nil { // its role would be there already
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(in.Package, "02-data.sql"), nil, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	s := serverOf(in.Settings)
+	for n := 0; n <= 6; n++ {
+		if err := errors.Join(m.Start(t.Context(), in), m.Stop(t.Context(), in)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.ask(t.Context(), `CREATE DATABASE "deletion.loading"; CREATE DATABASE "deletion.old";`); err != nil {
+			t.Fatal(err)
+		}
+		bad := in
+		bad.Settings = c.settings()
+		bad.Settings["postgresqlPrograms"] = c.programs(t)
+		// Each statement is a line then; those that are no deletion go through.
+		statetest.Program(t, bad.Settings["postgresqlPrograms"], "psql", `sed 's/; */;\n/g' > $0.in; if grep -q DROP $0.in; then head -n `+fmt.Sprint(n)+` $0.in > $0.cut; `+
+			filepath.Join(c.bin, "psql")+` "$@" < $0.cut; exit 1; else exec `+filepath.Join(c.bin, "psql")+` "$@" < $0.in; fi`)
+		if err := m.Delete(t.Context(), bad); err == nil {
+			t.Fatalf("cut off after %d statements: nothing said", n)
+		}
+		left, err := s.databases(t.Context(), "deletion")
+		if want := 3 - n/2; err != nil || len(left) != want {
+			t.Fatalf("cut off after %d statements: %v are left (%v)", n, left, err)
+		}
+		if err := m.Delete(t.Context(), in); err != nil {
+			t.Fatalf("cut off after %d statements: %v", n, err)
+		}
+		if left, err := s.databases(t.Context(), "deletion"); err != nil || len(left) > 0 {
+			t.Fatalf("%v are left (%v)", left, err)
+		}
+		if list, err := m.Garbage(t.Context()); err != nil || len(list) > 0 {
+			t.Fatalf("%+v, %v", list, err)
+		}
+	}
+}
+
+// creationDeleted has what a creation left that did not come to its end.
+func creationDeleted(t *testing.T, c *cluster) {
+	in, m := c.instance(t, "creation"), New(t.TempDir())
+	s := serverOf(in.Settings)
+	if err := m.Made(in); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.ask(t.Context(), `CREATE DATABASE "creation.loading";`); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Delete(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := s.databases(t.Context(), "creation"); err != nil || len(left) > 0 {
+		t.Errorf("%v are left (%v)", left, err)
 	}
 }
 

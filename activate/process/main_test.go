@@ -81,7 +81,7 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	r.keeper = r.ensure()
-	r.Module = New(r.keeper, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	r.Module = New(filepath.Join(r.dir, "marks"), r.keeper, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err := os.Mkdir(filepath.Join(r.dir, "package"), 0o755); err != nil {
 		t.Fatal(err)
 	}

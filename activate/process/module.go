@@ -13,22 +13,29 @@ import (
 
 	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/activate/keeper"
+	"github.com/isonomia-mesh/isonomia/activate/ledger"
 )
 
 // Type is the module's name in models.
 const Type = "process"
 
-// Module runs programs under a keeper. It keeps nothing itself: what runs is what the keeper says.
+// Module runs programs under a keeper. What runs is what the keeper says; of managed states there are marks.
 type Module struct {
 	keeper *keeper.Client
 	log    *slog.Logger
-	prefix string // of the keeper's ids that are this module's: process:ROW#ATTEMPT
+	prefix string         // of the keeper's ids that are this module's: process:ROW#ATTEMPT
+	marks  *ledger.Ledger // nil: the states are another module's
 }
 
 var _ activate.Module = (*Module)(nil)
 
-// New makes the module. k serves for its whole life, also when the keeper behind it is started anew.
-func New(k *keeper.Client, log *slog.Logger) *Module { return NewFor(Type, k, log) }
+// New makes the module. What it remembers is in dir. k serves for its whole life, also when the keeper behind it is
+// started anew.
+func New(dir string, k *keeper.Client, log *slog.Logger) *Module {
+	m := NewFor(Type, k, log)
+	m.marks = ledger.Open(dir)
+	return m
+}
 
 // NewFor makes the part of another module that runs programs: what it starts is seen by it alone.
 func NewFor(module string, k *keeper.Client, log *slog.Logger) *Module {
@@ -166,7 +173,7 @@ func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
 	if err := os.RemoveAll(in.RunDir); err != nil {
 		return fmt.Errorf("remove what %q needed to run: %w", in.Service, err)
 	}
-	return nil
+	return m.markStopped(in)
 }
 
 // end stops and forgets the attempts of the instance that which chooses.

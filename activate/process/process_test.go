@@ -129,7 +129,7 @@ func TestStartIsIdempotentAndSurvivesTheAgent(t *testing.T) {
 	}
 	defer again.Close()
 	for range 2 {
-		if err := New(again, r.log).Start(t.Context(), in); err != nil {
+		if err := New(filepath.Join(r.dir, "marks"), again, r.log).Start(t.Context(), in); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -462,7 +462,7 @@ func TestCommandProbeEndsWithItsChildren(t *testing.T) {
 
 func TestIDs(t *testing.T) {
 	t.Parallel()
-	m := New(nil, nil)
+	m := New(t.TempDir(), nil, nil)
 	for _, row := range []string{"", "a", "a#1", "web@n1#"} {
 		if got, attempt, ok := m.parseID(m.keeperID(row, 7)); got != row || attempt != 7 || !ok {
 			t.Errorf("%q: %q %d %v", row, got, attempt, ok)

@@ -50,6 +50,9 @@ func (m *Module) launch(ctx context.Context, in activate.Instance, spec keeper.S
 			return s, nil
 		}
 	}
+	if err := m.markStarted(in); err != nil {
+		return keeper.Status{}, err
+	}
 	if err := makeDirs(in, spec.User); err != nil {
 		return keeper.Status{}, err
 	}

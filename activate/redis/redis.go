@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -390,6 +391,21 @@ func (m *Module) Load(_ context.Context, in activate.Instance, p activate.Payloa
 		}
 		return place.Take(filepath.Join(p.Dir, rdbFile), filepath.Join(dir, rdbFile))
 	})
+}
+
+// Delete removes the dataset and the configuration, which may hold a password.
+func (m *Module) Delete(ctx context.Context, in activate.Instance) error {
+	if there, err := m.Present(in); err != nil {
+		return err
+	} else if there {
+		if err := m.Deletable(in); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(configPath(in)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return m.Directory.Delete(ctx, in)
 }
 
 // Verify reads the dataset's file again.

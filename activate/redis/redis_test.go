@@ -42,7 +42,8 @@ var ports atomic.Int32
 
 type rig struct {
 	*Module
-	again func() *Module // as an agent does after a restart
+	again func(marks string) *Module // as an agent does after a restart
+	marks string
 	in    activate.Instance
 }
 
@@ -75,8 +76,9 @@ func newRig(t *testing.T) *rig {
 	if os.Geteuid() == 0 {
 		in.Spec.User = "root"
 	}
-	again := func() *Module { return New(filepath.Join(dir, "marks"), k, log) }
-	return &rig{again(), again, in}
+	again := func(marks string) *Module { return New(marks, k, log) }
+	marks := filepath.Join(dir, "marks")
+	return &rig{again(marks), again, marks, in}
 }
 
 // cli is a client of another process.
@@ -96,7 +98,7 @@ func TestConformance(t *testing.T) {
 	r := newRig(t)
 	statetest.Need(t, "redis-cli")
 	statetest.Run(t, statetest.Subject{
-		New: func() activate.Stateful { return r.again() },
+		New: func(marks string) activate.Stateful { return r.again(marks) },
 		In:  r.in,
 		Write: func(ctx context.Context, name string) error {
 			_, err := r.cli(ctx, name, "-x", "SADD", "records")
@@ -289,7 +291,7 @@ func TestStopUnknown(t *testing.T) {
 	if _, err := c.do("SET", "a", "b"); err != nil {
 		t.Fatal(err)
 	}
-	m := r.again()
+	m := r.again(r.marks)
 	entries, err := m.Active()
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("%+v, %v", entries, err)

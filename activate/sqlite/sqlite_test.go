@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -22,7 +23,16 @@ import (
 
 // TestMain makes the test binary a client of its own process: `BINARY sql PATH STATEMENT...` prints the first column of
 // what they return, and with `-` reads statements from stdin until it ends, as a service holds a connection open.
+// `BINARY delete MARKS INSTANCE` deletes a state.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 4 && os.Args[1] == "delete" {
+		var in activate.Instance
+		if err := errors.Join(json.Unmarshal([]byte(os.Args[3]), &in), New(os.Args[2]).Delete(context.Background(), in)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if len(os.Args) > 3 && os.Args[1] == "sql" {
 		if err := client(os.Args[2], os.Args[3:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -114,9 +124,9 @@ func TestConformance(t *testing.T) {
 	for name, pragma := range map[string]string{"journal": "", "wal": "PRAGMA journal_mode=WAL;"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			in, marks := instance(t, pragma), t.TempDir()
+			in := instance(t, pragma)
 			statetest.Run(t, statetest.Subject{
-				New: func() activate.Stateful { return New(marks) },
+				New: func(marks string) activate.Stateful { return New(marks) },
 				In:  in,
 				Write: func(ctx context.Context, name string) error {
 					_, err := query(ctx, in, "INSERT INTO \"re cords\" VALUES ("+quoted(name)+")", "INSERT INTO words VALUES ("+quoted(name)+")")
@@ -303,6 +313,49 @@ func TestDiskFull(t *testing.T) {
 	}
 	if dir, _, err := place.Place(in.StateDir).Find(); dir != "" || err != nil {
 		t.Fatalf("there is a state: %s %v", dir, err)
+	}
+}
+
+// TestDeleteIsFinished kills an agent at each step of a deletion: until a second one, all of the state is there or
+// nothing, and after it nothing.
+func TestDeleteIsFinished(t *testing.T) {
+	t.Parallel()
+	strace := statetest.Need(t, "strace")
+	in, marks := instance(t, ""), t.TempDir()
+	m := New(marks)
+	b, err := json.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, ended := 1, false; !ended; n++ {
+		if err := errors.Join(m.Start(t.Context(), in), m.Stop(t.Context(), in)); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), strace, "-f", "-o", "/dev/null", "-e", "trace=renameat,unlinkat,fsync", "-e", fmt.Sprintf("inject=renameat,unlinkat,fsync:signal=KILL:when=%d", n),
+			self, "delete", marks, string(b)).CombinedOutput()
+		if ended = err == nil; ended && n < 5 || n > 50 || err != nil && len(out) > 0 {
+			t.Fatalf("%d steps: %v: %s", n, err, out)
+		}
+		dir, _, err := place.Place(in.StateDir).Find()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dir != "" {
+			if p, err := m.Dump(t.Context(), in, t.TempDir(), true); err != nil || p.Facts["rows.re cords"] != "1" {
+				t.Fatalf("killed at %d (%s): %+v, %v", n, out, p, err)
+			}
+		}
+		if err := m.Delete(t.Context(), in); err != nil {
+			t.Fatalf("after a death at %d: %v", n, err)
+		}
+		statetest.Gone(t, in)
+		if list, err := m.Garbage(t.Context()); err != nil || len(list) > 0 {
+			t.Fatalf("after a death at %d: %+v, %v", n, list, err)
+		}
 	}
 }
 

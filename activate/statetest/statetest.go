@@ -21,8 +21,8 @@ import (
 
 // Subject is a module and a client of its component.
 type Subject struct {
-	// New makes the module anew, as an agent does after a restart.
-	New func() activate.Stateful
+	// New makes the module anew, as an agent does after a restart. What it remembers is in marks.
+	New func(marks string) activate.Stateful
 	In  activate.Instance
 	// Write writes a record of this name through a client of another process, as a dependent would.
 	Write func(ctx context.Context, name string) error
@@ -43,7 +43,8 @@ func Run(t *testing.T, s Subject) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
-	m := s.New()
+	marks := t.TempDir()
+	m := s.New(marks)
 	check := func(what string, err error) {
 		t.Helper()
 		if err != nil {
@@ -60,17 +61,33 @@ func Run(t *testing.T, s Subject) {
 	}
 	observed := func(what string, want bool) {
 		t.Helper()
-		list, err := s.New().Observe(ctx)
+		list, err := s.New(marks).Observe(ctx)
 		there := slices.ContainsFunc(list, func(r activate.Running) bool { return r.ID == s.In.ID && r.Attempt == s.In.Attempt && r.Exit == nil })
 		if err != nil || there != want {
 			t.Fatalf("%s: observed %+v (%v)", what, list, err)
 		}
+	}
+	// garbage returns what is remembered of the state, if it is marked.
+	garbage := func(what string, want bool) (in activate.Instance) {
+		t.Helper()
+		list, err := s.New(marks).Garbage(ctx)
+		if err != nil || len(list) > 1 || len(list) == 1 != want {
+			t.Fatalf("%s: garbage: %+v (%v)", what, list, err)
+		}
+		if want {
+			in = list[0]
+			if in.ID != s.In.ID || in.Service != s.In.Service || in.Container != s.In.Container || in.Type != s.In.Type || in.StateDir != s.In.StateDir {
+				t.Fatalf("%s: what is remembered of %+v is %+v", what, s.In, in)
+			}
+		}
+		return in
 	}
 
 	// Nothing is there.
 	check("stop what was never started", m.Stop(ctx, s.In))
 	check("delete what is absent", m.Delete(ctx, s.In))
 	check("prepare", m.Prepare(ctx, s.In))
+	garbage("absent", false)
 	if _, err := m.Dump(ctx, s.In, t.TempDir(), true); err == nil {
 		t.Fatal("what is absent was dumped")
 	}
@@ -78,6 +95,7 @@ func Run(t *testing.T, s Subject) {
 	// Created, but not to be reached yet.
 	check("create", m.Create(ctx, s.In))
 	check("create again", m.Create(ctx, s.In))
+	garbage("created", true)
 	if s.Write(ctx, "early") == nil {
 		t.Fatal("a client wrote before the start")
 	}
@@ -85,6 +103,7 @@ func Run(t *testing.T, s Subject) {
 	check("start", m.Start(ctx, s.In))
 	check("start again", m.Start(ctx, s.In))
 	observed("started", true)
+	garbage("started", false)
 	want("started")
 	check("write", s.Write(ctx, "one"))
 	check("write", s.Write(ctx, "it's \"two\" \\ \n`x` $y"))
@@ -106,8 +125,12 @@ func Run(t *testing.T, s Subject) {
 
 	// Stopped: nobody writes any more, and no more after a restart of the agent.
 	check("stop", m.Stop(ctx, s.In))
-	check("stop again", s.New().Stop(ctx, s.In))
+	check("stop again", s.New(marks).Stop(ctx, s.In))
 	observed("stopped", false)
+	garbage("stopped", true)
+	if err := s.New(t.TempDir()).Delete(ctx, s.In); !errors.As(err, new(*activate.NotGarbageError)) {
+		t.Fatalf("what has no mark was deleted: %v", err)
+	}
 	if s.Write(ctx, "late") == nil {
 		t.Fatal("a client wrote after the stop")
 	}
@@ -118,7 +141,7 @@ func Run(t *testing.T, s Subject) {
 	same(t, "stopped with nothing changed", firstTree, finalTree, first, final)
 	kept := t.TempDir()
 	saved := keep(t, final, filepath.Join(kept, "a"))
-	other := keep(t, final, filepath.Join(kept, "b"))
+	other, last := keep(t, final, filepath.Join(kept, "b")), keep(t, final, filepath.Join(kept, "d"))
 	damaged := keep(t, final, filepath.Join(kept, "c"))
 
 	// Written to again, by the next attempt.
@@ -171,8 +194,10 @@ func Run(t *testing.T, s Subject) {
 	observed("replaced", true)
 
 	check("stop", m.Stop(ctx, s.In))
-	check("delete", s.New().Delete(ctx, s.In))
+	check("delete by what is remembered", s.New(marks).Delete(ctx, garbage("stopped", true)))
 	check("delete again", m.Delete(ctx, s.In))
+	Gone(t, s.In)
+	garbage("deleted", false)
 	if _, err := m.Dump(ctx, s.In, t.TempDir(), true); err == nil {
 		t.Fatal("what was deleted was dumped")
 	}
@@ -185,6 +210,19 @@ func Run(t *testing.T, s Subject) {
 	want("loaded where nothing was", "one", "it's \"two\" \\ \n`x` $y")
 	check("stop", m.Stop(ctx, s.In))
 	check("delete", m.Delete(ctx, s.In))
+
+	// Loaded, and never started.
+	check("load", m.Load(ctx, s.In, last))
+	check("delete by what is remembered", m.Delete(ctx, garbage("loaded", true)))
+	Gone(t, s.In)
+}
+
+// Gone fails if anything is left where the state's directory was.
+func Gone(t *testing.T, in activate.Instance) {
+	t.Helper()
+	if left, err := os.ReadDir(in.StateDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("left behind in %s: %v (%v)", in.StateDir, left, err)
+	}
 }
 
 func dump(t *testing.T, ctx context.Context, m activate.Stateful, in activate.Instance, final bool) (activate.Payload, map[string]string) {

@@ -58,9 +58,9 @@ func commit(ctx context.Context, t *testing.T, in activate.Instance, name string
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	in, marks := instance(t), t.TempDir()
+	in := instance(t)
 	statetest.Run(t, statetest.Subject{
-		New:   func() activate.Stateful { return New(marks) },
+		New:   func(marks string) activate.Stateful { return New(marks) },
 		In:    in,
 		Write: func(ctx context.Context, name string) error { return commit(ctx, t, in, name) },
 		Read: func(ctx context.Context) ([]string, error) {
