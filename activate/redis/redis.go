@@ -91,6 +91,9 @@ func (m *Module) Prepare(ctx context.Context, in activate.Instance) error {
 	if _, err := config(in); err != nil {
 		return err
 	}
+	if err := admits(in); err != nil {
+		return err
+	}
 	if _, err := initial(in); err != nil {
 		return err
 	}
@@ -99,6 +102,17 @@ func (m *Module) Prepare(ctx context.Context, in activate.Instance) error {
 		return err
 	}
 	return m.run.Prepare(ctx, p)
+}
+
+// admits returns an error if the server would turn its clients away: since version 7 it does, if it has no password, with
+// all that do not come from its own machine's loopback device.
+func admits(in activate.Instance) error {
+	host := net.ParseIP(in.Spec.Host)
+	own, err := ledger.PackageFiles(in, ".conf", maxConfig)
+	if err != nil || in.Settings["redisPassword"] != "" || len(own) > 0 || in.Spec.Host == "localhost" || host != nil && host.IsLoopback() {
+		return err
+	}
+	return fmt.Errorf("redis %q: without a password it accepts connections from its own machine only: set redisPassword, or say \"protected-mode no\" in a *.conf of the package", in.Service)
 }
 
 // config is the server's configuration. The package's comes first: the state's place and the address are ours.
@@ -113,7 +127,8 @@ func config(in activate.Instance) (string, error) {
 	for _, path := range included {
 		fmt.Fprintf(&b, "include %s\n", quote(path))
 	}
-	b.WriteString("daemonize no\nsupervised no\nlogfile \"\"\nappendonly no\nrdbcompression no\nrdbchecksum yes\nunixsocket \"\"\n")
+	// A server that writes its title over its environment would lose the mark by which the keeper knows it.
+	b.WriteString("set-proc-title no\ndaemonize no\nsupervised no\nlogfile \"\"\nappendonly no\nrdbcompression no\nrdbchecksum yes\nunixsocket \"\"\n")
 	fmt.Fprintf(&b, "dbfilename %s\ndir %s\n", rdbFile, quote(place.Place(in.StateDir).Live()))
 	if in.Spec.Host != "" {
 		fmt.Fprintf(&b, "bind %s\n", quote(in.Spec.Host))

@@ -174,6 +174,49 @@ func TestStopUnderWrites(t *testing.T) {
 	}
 }
 
+// TestServerKeepsItsMark: what the keeper put into the environment of the server can be read while it runs.
+func TestServerKeepsItsMark(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if err := r.Start(t.Context(), r.in); err != nil {
+		t.Fatal(err)
+	}
+	list, err := r.Observe(t.Context())
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", list[0].PID))
+	if err != nil || !bytes.Contains(env, []byte("ISONOMIA_INSTANCE=")) || !bytes.Contains(env, []byte("ISONOMIA_SERVICE=cache\x00")) {
+		t.Errorf("%q, %v", env, err)
+	}
+}
+
+// TestPrepareWithoutPassword: a server that nobody else could connect to is refused before anything is stopped for it.
+func TestPrepareWithoutPassword(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for _, c := range []struct {
+		host, password, conf string
+		ok                   bool
+	}{{"127.0.0.1", "", "", true}, {"::1", "", "", true}, {"192.0.2.1", "", "", false}, {"", "", "", false}, {"192.0.2.1", "x", "", true}, {"", "", "protected-mode no\n", true}} {
+		in := r.in
+		in.Spec.Host, in.Settings = c.host, map[string]string{"redisPassword": c.password}
+		if c.conf != "" {
+			in.Package = t.TempDir()
+			if err := os.WriteFile(filepath.Join(in.Package, "a.conf"), []byte(c.conf), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := admits(in); err == nil != c.ok {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	r.in.Settings, r.in.Spec.Host = nil, ""
+	if err := r.Prepare(t.Context(), r.in); err == nil || !strings.Contains(err.Error(), "redisPassword") {
+		t.Error(err)
+	}
+}
+
 // TestDumpFailures has a dataset that cannot be saved, and a server that dies.
 func TestDumpFailures(t *testing.T) {
 	t.Parallel()
