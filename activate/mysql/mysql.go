@@ -135,14 +135,21 @@ func (m *Module) make(ctx context.Context, in activate.Instance, mark, options s
 	if err := m.Made(in); err != nil {
 		return err
 	}
-	if _, err := s.ask(ctx, hide(n)+fmt.Sprintf("CREATE DATABASE IF NOT EXISTS %s; DROP DATABASE IF EXISTS %s; CREATE DATABASE %[2]s %s;",
-		identifier(n+mark), identifier(n), options)); err != nil {
+	_, err := s.ask(ctx, hide(n)+fmt.Sprintf("CREATE DATABASE IF NOT EXISTS %s;", identifier(n+mark)))
+	if err == nil {
+		// A session that went on with the old one, such as that of a load which was cut off, would go on with the new one.
+		err = s.endSessions(ctx, n, in.Spec.StopGrace())
+	}
+	if err == nil {
+		_, err = s.ask(ctx, fmt.Sprintf("DROP DATABASE IF EXISTS %s; CREATE DATABASE %[1]s %s;", identifier(n), options))
+	}
+	if err != nil {
 		return fmt.Errorf("make database %q: %w", n, err)
 	}
 	if err := fill(n); err != nil {
 		return err
 	}
-	_, err := s.ask(ctx, hide(n))
+	_, err = s.ask(ctx, hide(n))
 	if err == nil {
 		err = s.endSessions(ctx, n, in.Spec.StopGrace())
 	}

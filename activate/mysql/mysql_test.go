@@ -28,6 +28,7 @@ func TestServer(t *testing.T) {
 		t.Run("tools", func(t *testing.T) { t.Parallel(); badTools(t, d) })
 		t.Run("full", func(t *testing.T) { t.Parallel(); diskFull(t, d) })
 		t.Run("halves", func(t *testing.T) { t.Parallel(); halves(t, d) })
+		t.Run("remnant", func(t *testing.T) { t.Parallel(); remnant(t, d) })
 		t.Run("foreign", func(t *testing.T) { t.Parallel(); foreign(t, d) })
 		t.Run("deletion", func(t *testing.T) { t.Parallel(); deletionCutOff(t, d) })
 		t.Run("patterns", func(t *testing.T) { t.Parallel(); patterns(t, d) })
@@ -263,6 +264,48 @@ func halves(t *testing.T, d *daemon) {
 		t.Fatal(err)
 	}
 	if _, err := d.sql(t.Context(), in, "INSERT INTO `re \"cords` (name) VALUES ('second');"); err != nil {
+		t.Error(err)
+	}
+}
+
+// remnant has a session of a load that was cut off, which is about to write more: not into what the next load makes.
+func remnant(t *testing.T, d *daemon) {
+	in, m := d.instance(t, "remnant"), New(t.TempDir())
+	if err := errors.Join(m.Start(t.Context(), in), m.Stop(t.Context(), in)); err != nil {
+		t.Fatal(err)
+	}
+	p, err := m.Dump(t.Context(), in, t.TempDir(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serverOf(in.Settings)
+	path := filepath.Join(p.Dir, dumpFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The load lasts longer than the session waits, and its tables are there by then.
+	if err := os.WriteFile(path, bytes.Replace(b, []byte("-- Dump completed"), []byte("SELECT SLEEP(4);\n-- Dump completed"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		ended <- s.run(t.Context(), "remnant", strings.NewReader("SELECT SLEEP(2);\nINSERT INTO `re \"cords` (name) VALUES ('late');\n"))
+	}()
+	statetest.Await(t, "the session", func() error {
+		rows, err := s.ask(t.Context(), "SELECT JSON_ARRAY(COUNT(*)) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP(2)%';")
+		if err != nil || text(rows[0], 0) != "1" {
+			return fmt.Errorf("%v, %w", rows, err)
+		}
+		return nil
+	})
+	if err := m.Load(t.Context(), in, p); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("the session of the load that was cut off went on to its end")
+	}
+	if err := m.Verify(t.Context(), in, p); err != nil {
 		t.Error(err)
 	}
 }

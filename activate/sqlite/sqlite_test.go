@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -26,6 +27,7 @@ import (
 // `BINARY delete MARKS INSTANCE` deletes a state.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "delete" {
+		runtime.LockOSThread() // strace counts calls by thread
 		var in activate.Instance
 		if err := errors.Join(json.Unmarshal([]byte(os.Args[3]), &in), New(os.Args[2]).Delete(context.Background(), in)); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,14 +101,14 @@ func Find(program string, dirs ...string) (string, error) {
 	return "", fmt.Errorf("find program %q: not in %s", program, strings.Join(append(slices.Clone(dirs), Path), ":"))
 }
 
-// Run runs c to its end. When ctx or the timeout ends, c and the children of its process group are killed.
+// Run runs c to its end. When ctx or the timeout ends, c and the children of its process group are killed; when this process
+// dies, c is: nothing goes on with what a successor begins anew.
 func Run(ctx context.Context, c Command) error {
-	cmd, tail, cancel, err := prepare(ctx, c)
+	wait, err := Start(ctx, c)
 	if err != nil {
 		return err
 	}
-	defer cancel()
-	return failure(cmd, tail, cmd.Run())
+	return wait()
 }
 
 // Output runs c and returns what it says on stdout, at most a megabyte.
@@ -129,14 +130,30 @@ func Start(ctx context.Context, c Command) (wait func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	ended, err := launch(cmd)
+	if err != nil {
 		cancel()
 		return nil, failure(cmd, tail, err)
 	}
 	return func() error {
 		defer cancel()
-		return failure(cmd, tail, cmd.Wait())
+		return failure(cmd, tail, <-ended)
 	}, nil
+}
+
+// launch starts cmd and waits for it in a thread that is kept for it: a program dies with the thread that started it.
+func launch(cmd *exec.Cmd) (ended chan error, err error) {
+	started, ended := make(chan error), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	return ended, <-started
 }
 
 var errTimeout = errors.New("not done in time")
@@ -163,7 +180,7 @@ func prepare(ctx context.Context, c Command) (*exec.Cmd, *tail, context.CancelFu
 		cmd.Stderr = io.MultiWriter(t, c.Stderr)
 	}
 	cmd.WaitDelay = waitDelay
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if c.User != nil {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.User.UID, Gid: c.User.GID}
 	}

@@ -1,11 +1,14 @@
 package tool
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -50,5 +53,53 @@ func TestTimeoutKillsTheGroup(t *testing.T) {
 	}
 	if _, err := os.Stat(mark); err == nil {
 		t.Error("the child went on")
+	}
+}
+
+// TestMain makes the test binary one that runs a program: `BINARY run PROGRAM ARG...`.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "run" {
+		fmt.Println(Run(context.Background(), Command{Program: os.Args[2], Args: os.Args[3:]}))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// TestProgramDiesWithAgent: what an agent that is killed was running does not outlive it.
+func TestProgramDiesWithAgent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	agent := exec.Command("/proc/self/exe", "run", "/bin/sh", "-c", "cd "+dir+"; echo $$ > pid.new; mv pid.new pid; exec sleep 1000")
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := await(t, func() (int, error) {
+		b, err := os.ReadFile(filepath.Join(dir, "pid"))
+		if err != nil {
+			return 0, err
+		}
+		return strconv.Atoi(strings.TrimSpace(string(b)))
+	})
+	_ = agent.Process.Kill()
+	_ = agent.Wait()
+	await(t, func() (int, error) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err == nil && !bytes.Contains(b, []byte(") Z ")) {
+			return 0, fmt.Errorf("%s", b)
+		}
+		return 0, nil
+	})
+}
+
+func await(t *testing.T, try func() (int, error)) int {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) { // between two looks
+		v, err := try()
+		if err == nil {
+			return v
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
 	}
 }
