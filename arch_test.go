@@ -44,6 +44,7 @@ var allowed = map[string]struct{ ours, others []string }{
 		[]string{"github.com/danielgtaylor/huma", "github.com/prometheus", "golang.org/x/sync", "github.com/fxamacker/cbor", "golang.org/x/sys", "github.com/hashicorp/hcl"}},
 	"cli":                       {[]string{"node", "node/api", "model", "snapshotstore"}, []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/vbauerster/mpb", "golang.org/x/term"}},
 	"testcluster":               {[]string{"node/api", "testcluster"}, []string{"golang.org/x/sys"}},
+	"testcluster/lineservice":   {nil, nil},
 	"testcluster/sqliteservice": {nil, []string{"modernc.org/sqlite"}},
 	// What idle cost is held against: raft and serf alone.
 	"testcluster/bare": {nil, []string{"github.com/hashicorp"}},

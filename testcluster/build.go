@@ -26,6 +26,7 @@ const RaceEnv = "ISONOMIA_TEST_RACE"
 // when there is nothing to build.
 var (
 	agentOnce  = sync.OnceValues(func() (string, error) { return build("isonomia", ".", os.Getenv(RaceEnv) == "1") })
+	lineOnce   = sync.OnceValues(func() (string, error) { return build("lineservice", "./testcluster/lineservice", false) })
 	initOnce   = sync.OnceValues(func() (string, error) { return build("hostinit", "./testcluster/hostinit", false) })
 	sqliteOnce = sync.OnceValues(func() (string, error) { return build("sqliteservice", "./testcluster/sqliteservice", false) })
 	testOnce   = sync.OnceValues(func() (string, error) { return build("testservice", "./testcluster/testservice", false) })
@@ -41,6 +42,9 @@ func TestService(t testing.TB) string { t.Helper(); return must(t, testOnce) }
 
 // SQLiteService compiles the program that keeps lines in a database (testcluster/sqliteservice) and returns its path.
 func SQLiteService(t testing.TB) string { t.Helper(); return must(t, sqliteOnce) }
+
+// LineService compiles the program that keeps lines in a server (testcluster/lineservice) and returns its path.
+func LineService(t testing.TB) string { t.Helper(); return must(t, lineOnce) }
 
 func hostInit(t testing.TB) string { t.Helper(); return must(t, initOnce) }
 

@@ -173,12 +173,7 @@ distribution {
 // TestServedDatabaseMoves: a database on a PostgreSQL server goes to the server of another node. The servers are services of
 // the same model, so the database's module waits for them.
 func TestServedDatabaseMoves(t *testing.T) {
-	if servers, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb"); len(servers) == 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no PostgreSQL: apt-get install postgresql")
-		}
-		t.Skip("no PostgreSQL: apt-get install postgresql")
-	}
+	needs(t, "/usr/lib/postgresql/*/bin/initdb")
 	c := real(t, 3)
 	sockets := filepath.Join(os.TempDir(), fmt.Sprintf("isopg%d-%d", os.Getpid(), c.Node(0).index+int(servers.Add(1))))
 	t.Cleanup(func() {

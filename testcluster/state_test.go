@@ -7,12 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -196,110 +193,6 @@ func TestStateMoves(t *testing.T) {
 		t.Logf("to %s: no write for %v", to, w.pause())
 	}
 	w.nothingLost(t)
-}
-
-// moveRole is who dies during a move.
-type moveRole string
-
-const (
-	leaderDies moveRole = "leader"
-	oldDies    moveRole = "old node"
-	newDies    moveRole = "new node"
-)
-
-var moveRoles = []moveRole{leaderDies, oldDies, newDies}
-
-// mover is a cluster whose service db is on one node and is to go to another; neither is the leader.
-type mover struct {
-	c        *Cluster
-	leader   *Node
-	from, to *Node
-	w        *writer
-}
-
-func (m *mover) node(role moveRole) *Node {
-	return map[moveRole]*Node{leaderDies: m.leader, oldDies: m.from, newDies: m.to}[role]
-}
-
-func readyToMove(t *testing.T) *mover {
-	c := Start(t, 3, WithSyncCounters())
-	m := &mover{c: c, leader: c.WaitLeader()}
-	m.from, m.to = c.Node((m.leader.index+1)%3), c.Node((m.leader.index+2)%3)
-	deployed(t, m.leader.Deploy(stateful(m.from.Name)))
-	c.AwaitSettled(smokeTimeout, 1)
-	m.w = startWriter(t, c, m.leader, "db")
-	m.w.moreWrites(t, 20)
-	return m
-}
-
-// TestStateMovesThroughDeaths kills the leader, the old or the new node at a sync of a move, with either death: one point
-// each, or with ISONOMIA_SOAK every one. Nothing that was acknowledged may be lost.
-func TestStateMovesThroughDeaths(t *testing.T) {
-	Require(t)
-	t.Parallel()
-	totals := map[moveRole]int{}
-	t.Run("clean run", func(t *testing.T) {
-		m := readyToMove(t)
-		before := map[moveRole]int{}
-		for _, role := range moveRoles {
-			before[role] = m.node(role).Syncs().Count()
-		}
-		deployed(t, m.leader.Deploy(stateful(m.to.Name)))
-		settledAnswers(t, m.c, 2, "1")
-		for role, was := range before {
-			totals[role] = m.node(role).Syncs().Count() - was
-		}
-		m.w.nothingLost(t)
-	})
-	seed := uint64(time.Now().UnixNano())
-	if v, err := strconv.ParseUint(os.Getenv("ISONOMIA_TEST_SEED"), 10, 64); err == nil {
-		seed = v
-	}
-	t.Logf("syncs during a move: %v; ISONOMIA_TEST_SEED=%d", totals, seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	for i, role := range moveRoles {
-		points := random.Perm(totals[role])
-		fates := map[string]Fate{"agent killed": AgentKilled, "power off": PowerCut}
-		if os.Getenv("ISONOMIA_SOAK") == "" {
-			points = points[:min(1, len(points))]
-			delete(fates, []string{"agent killed", "power off"}[(int(seed)+i)%2])
-		}
-		for _, p := range points {
-			for name, fate := range fates {
-				t.Run(fmt.Sprintf("%s, %s at %d", role, name, p+1), func(t *testing.T) { moveThrough(t, role, p+1, fate) })
-			}
-		}
-	}
-}
-
-func moveThrough(t *testing.T, role moveRole, nth int, fate Fate) {
-	t.Parallel()
-	m := readyToMove(t)
-	victim, other := m.node(role), m.leader
-	if role == leaderDies {
-		other = m.to
-		m.w.end()
-		m.w = startWriterAt(t, m.c, m.to, "db", m.w)
-	}
-	victim.Syncs().Arm(nth, fate)
-	deployed(t, other.Deploy(stateful(m.to.Name), "--no-wait"))
-	Await(t, "the death, or the end of the move", smokeTimeout, func() error {
-		select {
-		case <-victim.Syncs().Fired():
-			if slices.Contains(m.c.Up(), victim) {
-				return errors.New("the killed agent is not gone yet")
-			}
-			return nil
-		default:
-		}
-		_, err := m.c.settled(2)
-		return err
-	})
-	victim.Syncs().Disarm()
-	victim.Revive()
-	m.c.AwaitMembers(3)
-	settledAnswers(t, m.c, 2, "1")
-	m.w.nothingLost(t)
 }
 
 // startWriterAt goes on from another node with what a writer has acknowledged.

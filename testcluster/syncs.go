@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +58,18 @@ func DiskError(errno syscall.Errno) Fate {
 	return func(n *Node) syscall.Errno {
 		n.c.observer.Fault(n.Name, "disk: "+errno.Error())
 		return errno
+	}
+}
+
+// Later lets fate strike so long after the sync, which happens: what the agent has
+// others do while it does not sync is hit as well.
+func Later(d time.Duration, fate Fate) Fate {
+	return func(n *Node) syscall.Errno {
+		go func() {
+			time.Sleep(d)
+			fate(n)
+		}()
+		return 0
 	}
 }
 
@@ -145,7 +158,9 @@ func (s *Syncs) answer(listener int) {
 	v := verdict{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	if threadGroup(int(n.pid)) == s.agent.cmd.Process.Pid {
 		if fate := s.next(); fate != nil {
-			v = verdict{id: n.id, errno: -int32(fate(s.node))}
+			if errno := fate(s.node); errno != 0 {
+				v = verdict{id: n.id, errno: -int32(errno)}
+			}
 			close(s.fired)
 		}
 	}
