@@ -381,24 +381,33 @@ func moveThrough(t *testing.T, kind movable, p deathPoint) {
 	if p.power {
 		fate = PowerCut
 	}
-	if p.after > 0 {
-		fate = Later(p.after, fate)
-	}
-	victim.Syncs().Arm(p.sync, fate)
+	syncs := victim.Syncs()
+	syncs.ArmAfter(p.sync, p.after, fate)
 	deployed(t, other.DeployDir(m.model(t, m, m.to.Name), "--no-wait"))
 	Await(t, "the death, or the end of the move", smokeTimeout, func() error {
 		select {
-		case <-victim.Syncs().Fired():
-			if slices.Contains(m.c.Up(), victim) {
-				return errors.New("the killed agent is not gone yet")
-			}
+		case <-syncs.Fired():
 			return nil
 		default:
+			_, err := m.c.settled(2)
+			return err
 		}
-		_, err := m.c.settled(2)
-		return err
 	})
-	victim.Syncs().Disarm()
+	if syncs.Disarm() {
+		Await(t, "the death", smokeTimeout, func() error {
+			select {
+			case <-syncs.Fired():
+				if slices.Contains(m.c.Up(), victim) {
+					return errors.New("the killed agent is not gone yet")
+				}
+				return nil
+			default:
+				return errors.New("it is about to strike")
+			}
+		})
+	} else {
+		t.Log("nobody died: the move had fewer syncs")
+	}
 	victim.Revive()
 	m.c.AwaitMembers(3)
 	m.arrived(t)

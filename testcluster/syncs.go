@@ -24,6 +24,7 @@ type Syncs struct {
 	mu    sync.Mutex
 	count int           // guarded by mu, as all below
 	at    int           // the sync at which something happens; 0 is never
+	after time.Duration // it happens so long after the sync, which is not touched then; 0: at the sync
 	fate  Fate          // what happens
 	fired chan struct{} // closed when it has
 
@@ -61,18 +62,6 @@ func DiskError(errno syscall.Errno) Fate {
 	}
 }
 
-// Later lets fate strike so long after the sync, which happens: what the agent has
-// others do while it does not sync is hit as well.
-func Later(d time.Duration, fate Fate) Fate {
-	return func(n *Node) syscall.Errno {
-		go func() {
-			time.Sleep(d)
-			fate(n)
-		}()
-		return 0
-	}
-}
-
 // CountSyncs only counts, until Arm.
 func CountSyncs() *Syncs { return &Syncs{fired: make(chan struct{})} }
 
@@ -86,17 +75,26 @@ func FailSync(n int, errno syscall.Errno) *Syncs {
 
 // Arm lets fate strike at the nth sync from now; 1 is the next. It must not have
 // struck yet.
-func (s *Syncs) Arm(n int, fate Fate) {
+func (s *Syncs) Arm(n int, fate Fate) { s.ArmAfter(n, 0, fate) }
+
+// ArmAfter lets fate strike so long after the nth sync from now: what the agent has
+// others do while it does not sync is hit as well.
+func (s *Syncs) ArmAfter(n int, d time.Duration, fate Fate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.at, s.fate = s.count+n, fate
+	s.at, s.after, s.fate = s.count+n, d, fate
 }
 
-// Disarm lets nothing happen any more, if it has not yet.
-func (s *Syncs) Disarm() {
+// Disarm lets nothing happen any more, unless the chosen sync was reached: then it
+// has happened, or will.
+func (s *Syncs) Disarm() (reached bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.at > 0 && s.count >= s.at {
+		return true
+	}
 	s.at = 0
+	return false
 }
 
 // Count is how often the agent has synced, the failed or fatal one included.
@@ -157,25 +155,30 @@ func (s *Syncs) answer(listener int) {
 	}
 	v := verdict{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	if threadGroup(int(n.pid)) == s.agent.cmd.Process.Pid {
-		if fate := s.next(); fate != nil {
-			if errno := fate(s.node); errno != 0 {
-				v = verdict{id: n.id, errno: -int32(errno)}
-			}
+		switch fate, after := s.next(); {
+		case fate == nil:
+		case after > 0:
+			time.AfterFunc(after, func() {
+				fate(s.node)
+				close(s.fired)
+			})
+		default:
+			v = verdict{id: n.id, errno: -int32(fate(s.node))}
 			close(s.fired)
 		}
 	}
 	ioctl(listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&v))
 }
 
-// next counts one sync and returns its fate if it is the chosen one.
-func (s *Syncs) next() Fate {
+// next counts one sync and returns its fate if it is the chosen one, and how much later that strikes.
+func (s *Syncs) next() (Fate, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count++
 	if s.count == s.at {
-		return s.fate
+		return s.fate, s.after
 	}
-	return nil
+	return nil, 0
 }
 
 func ioctl(fd int, request uint, arg unsafe.Pointer) syscall.Errno {
