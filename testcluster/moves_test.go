@@ -45,12 +45,7 @@ var movables = []movable{
 			return err
 		}},
 	{name: "postgresql", writer: "web", needs: []string{"/usr/lib/postgresql/*/bin/initdb"}, syncs: syncsOfMany,
-		model: func(t *testing.T, m *mover, at string) string {
-			return writeModel(t, map[string]string{"services.hcl": fmt.Sprintf(linesModel, "postgresql-database", postgresServer, `postgresqlPort = dep.server.port.sql, postgresqlRuntimeDir = "/tmp/server"`,
-				"dep.lines.port", m.from.Name, m.to.Name, at), "lines/1.sql": "CREATE TABLE line (text text);" + bulk("SELECT i, repeat(md5(i::text), 3) AS t FROM generate_series(1, %d) i"),
-				"web/add": `psql -h "$SOCKET" -p "$SQL" -U postgres -d lines -Xqtv ON_ERROR_STOP=1 -c "INSERT INTO line VALUES ('$LINE')"`, "web/list": `psql -h "$SOCKET" -p "$SQL" -U postgres -d lines -XAtqc "SELECT text FROM line"`},
-				map[string]string{"web/bin/lineservice": LineService(t)})
-		},
+		model: func(t *testing.T, m *mover, at string) string { return postgresLines(t, m, at, bulkRows) },
 		reach: func(m *mover, n *Node) error {
 			return m.ask(n, "server", "psql -h /tmp/server -p $PORT -U postgres -d lines -XAtqc 'SELECT count(*) FROM line'")
 		}},
@@ -78,7 +73,20 @@ var movables = []movable{
 
 // bulk makes a table of rows that are never changed, so that dumping and loading take their time and are hit too.
 func bulk(query string) string {
-	return " CREATE TABLE bulk AS " + fmt.Sprintf(query, 20_000) + ";\n"
+	return " CREATE TABLE bulk AS " + fmt.Sprintf(query, bulkRows) + ";\n"
+}
+
+const bulkRows = 20_000 // about 2 MB
+
+// postgresLines is linesModel with PostgreSQL, and so many rows beside the lines. Its programs are looked for in /tmp/tools
+// first.
+func postgresLines(t *testing.T, m *mover, at string, rows int) string {
+	settings := `postgresqlPort = dep.server.port.sql, postgresqlRuntimeDir = "/tmp/server", postgresqlPrograms = "/tmp/tools"`
+	return writeModel(t, map[string]string{"services.hcl": fmt.Sprintf(linesModel, "postgresql-database", postgresServer, settings, "dep.lines.port", m.from.Name, m.to.Name, at),
+		"lines/1.sql": "CREATE TABLE line (text text);" + fmt.Sprintf(" CREATE TABLE bulk AS SELECT i, repeat(md5(i::text), 3) AS t FROM generate_series(1, %d) i;", rows),
+		"web/add":     `psql -h "$SOCKET" -p "$SQL" -U postgres -d lines -Xqtv ON_ERROR_STOP=1 -c "INSERT INTO line VALUES ('$LINE')"`,
+		"web/list":    `psql -h "$SOCKET" -p "$SQL" -U postgres -d lines -XAtqc "SELECT text FROM line"`},
+		map[string]string{"web/bin/lineservice": LineService(t)})
 }
 
 // linesModel has a server on each of two nodes, a database on one of them and a program that writes to it: the database's

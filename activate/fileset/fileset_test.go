@@ -52,6 +52,10 @@ func TestConformance(t *testing.T) {
 			slices.Sort(all)
 			return all, err
 		},
+		Grow: func(context.Context) error {
+			return errors.Join(os.MkdirAll(filepath.Join(data, "later/still"), 0o755), os.Symlink("/nowhere", filepath.Join(data, "later/link")), os.Remove(filepath.Join(data, "one")),
+				os.WriteFile(filepath.Join(Outputs(in)["path"], "uploads/later"), nil, 0o600))
+		},
 		Initial: []string{"first"},
 		Files:   true,
 		Damage: func(t *testing.T, p *activate.Payload) {
@@ -159,6 +163,46 @@ func TestStopWaitsForWriters(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(p.Dir, "uploads/log")); err != nil || !bytes.Equal(b, []byte("late\n")) {
 		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// TestDumpFailures: where the state is not the directory that it was, nothing is a dump.
+func TestDumpFailures(t *testing.T) {
+	t.Parallel()
+	in, m := instance(t), New(t.TempDir())
+	if err := errors.Join(m.Start(t.Context(), in), m.Stop(t.Context(), in)); err != nil {
+		t.Fatal(err)
+	}
+	p, err := m.Dump(t.Context(), in, t.TempDir(), true)
+	if err != nil || p.Facts["files"] != "1" || p.Facts["others"] != "4" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	away := p.Dir + ".away"
+	if err := os.Rename(p.Dir, away); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what string) {
+		t.Helper()
+		if p, err := m.Dump(t.Context(), in, t.TempDir(), true); err == nil {
+			t.Errorf("%s: dumped: %+v", what, p)
+		} else {
+			t.Log(what+":", err)
+		}
+	}
+	refused("gone")
+	if err := os.Symlink(away, p.Dir); err != nil {
+		t.Fatal(err)
+	}
+	refused("a link")
+	if err := errors.Join(os.Remove(p.Dir), os.WriteFile(p.Dir, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	refused("a file")
+	if err := errors.Join(os.Remove(p.Dir), os.Rename(away, p.Dir), os.Remove(filepath.Join(p.Dir, "app/data/first"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Verify(t.Context(), in, p); err == nil {
+		t.Error("verified with a file missing")
 	}
 }
 

@@ -82,6 +82,11 @@ func TestConformance(t *testing.T) {
 			slices.Sort(all)
 			return all, err
 		},
+		Grow: func(ctx context.Context) error {
+			_, err1 := git(ctx, path, "branch", "later", "main")
+			_, err2 := git(ctx, path, "update-ref", "refs/notes/later", "main")
+			return errors.Join(err1, err2, os.MkdirAll(filepath.Join(path, "hooks"), 0o755), os.WriteFile(filepath.Join(path, "hooks", "update"), []byte("#!/bin/sh\n"), 0o755))
+		},
 		Initial: []string{"first"},
 		Damage: func(t *testing.T, p *activate.Payload) { // the file of the first commit
 			id, err := git(t.Context(), p.Dir, "rev-parse", "main:file")

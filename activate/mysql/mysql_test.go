@@ -58,6 +58,10 @@ func conformance(t *testing.T, d *daemon) {
 			slices.Sort(all)
 			return all, err
 		},
+		Grow: func(ctx context.Context) error {
+			_, err := d.sql(ctx, in, "CREATE TABLE later AS SELECT 1 AS x; CREATE VIEW seen AS SELECT * FROM later; CREATE FUNCTION one() RETURNS INT RETURN 1; CREATE TRIGGER t BEFORE INSERT ON later FOR EACH ROW SET NEW.x = 2; ALTER TABLE `re \"cords` ADD note TEXT;")
+			return err
+		},
 		Initial: []string{"first"},
 		Damage: func(t *testing.T, p *activate.Payload) { // one row less
 			path := filepath.Join(p.Dir, dumpFile)

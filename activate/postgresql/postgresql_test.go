@@ -50,6 +50,11 @@ func conformance(t *testing.T, c *cluster) {
 			var all []string
 			return all, errors.Join(err, json.Unmarshal([]byte(out), &all))
 		},
+		Grow: func(ctx context.Context) error {
+			_, err := c.sql(ctx, in, `CREATE SCHEMA later; CREATE TABLE later.t AS SELECT 1 AS x; CREATE FUNCTION later() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE VIEW seen AS SELECT * FROM later.t;
+				CREATE SEQUENCE numbers; CREATE TYPE mood AS ENUM ('good'); SELECT lo_from_bytea(0, 'large'); ALTER TABLE "my schema"."re cords" ADD note text;`)
+			return err
+		},
 		Initial: []string{"first"},
 		Damage: func(t *testing.T, p *activate.Payload) { // one row less
 			path := filepath.Join(p.Dir, dumpFile)

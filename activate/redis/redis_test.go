@@ -20,6 +20,7 @@ import (
 
 	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/activate/keeper"
+	"github.com/isonomia-mesh/isonomia/activate/place"
 	"github.com/isonomia-mesh/isonomia/activate/statetest"
 )
 
@@ -115,6 +116,11 @@ func TestConformance(t *testing.T) {
 			}
 			slices.Sort(all)
 			return all, err
+		},
+		Grow: func(ctx context.Context) error {
+			_, err1 := r.cli(ctx, "", "HSET", "later", "a", "b")
+			_, err2 := r.cli(ctx, "", "-n", "5", "SET", "elsewhere", "x")
+			return errors.Join(err1, err2)
 		},
 		Damage: func(t *testing.T, p *activate.Payload) {
 			path := filepath.Join(p.Dir, rdbFile)
@@ -279,6 +285,53 @@ func TestDumpFailures(t *testing.T) {
 		t.Errorf("dumped without an answer: %+v", p)
 	} else {
 		t.Log(err)
+	}
+}
+
+// TestDamagedDataset: of a stopped server only a file that is whole is a dump.
+func TestDamagedDataset(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if err := r.Start(t.Context(), r.in); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.cli(t.Context(), strings.Repeat("x", 10<<10), "-x", "SET", "big"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Stop(t.Context(), r.in); err != nil {
+		t.Fatal(err)
+	}
+	dir, _, err := place.Place(r.in.StateDir).Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, rdbFile)
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipped := bytes.Clone(good)
+	flipped[len(good)/2] ^= 1
+	for what, b := range map[string][]byte{"absent": nil, "empty": {}, "truncated": good[:len(good)/2], "without its end": good[:len(good)-8], "flipped": flipped, "zeros": make([]byte, len(good))} {
+		err := os.Remove(path)
+		if b != nil {
+			err = errors.Join(err, os.WriteFile(path, b, 0o600))
+		}
+		if err != nil && what != "absent" && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if p, err := r.Dump(t.Context(), r.in, t.TempDir(), true); err == nil {
+			t.Errorf("%s: dumped: %+v", what, p)
+		} else {
+			t.Log(what+":", err)
+		}
+	}
+	_ = os.Remove(path)
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Dump(t.Context(), r.in, t.TempDir(), true); err != nil {
+		t.Error(err)
 	}
 }
 

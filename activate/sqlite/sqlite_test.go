@@ -137,6 +137,10 @@ func TestConformance(t *testing.T) {
 				Read: func(ctx context.Context) ([]string, error) {
 					return query(ctx, in, "SELECT name FROM all_records ORDER BY name")
 				},
+				Grow: func(ctx context.Context) error {
+					_, err := query(ctx, in, "CREATE TABLE later (x)", "INSERT INTO later VALUES (1)", "CREATE VIEW seen AS SELECT * FROM later", "DELETE FROM \"re cords\" WHERE name = 'one'", "PRAGMA user_version = 7")
+					return err
+				},
 				Initial: []string{"first"},
 				Damage: func(t *testing.T, p *activate.Payload) {
 					// An entry of the index that the table has otherwise: every row can be counted still.

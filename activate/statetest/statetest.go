@@ -28,6 +28,9 @@ type Subject struct {
 	Write func(ctx context.Context, name string) error
 	// Read returns the names of all records, sorted.
 	Read func(ctx context.Context) ([]string, error)
+	// Grow makes things beside records that were not there before, of each kind that the state can have: tables, branches,
+	// directories.
+	Grow func(ctx context.Context) error
 	// Initial are the records that the package comes with.
 	Initial []string
 	// Files says that the payload of a live state is the state itself.
@@ -150,6 +153,7 @@ func Run(t *testing.T, s Subject) {
 	observed("started again", true)
 	check("write", s.Write(ctx, "three"))
 	want("three written", "one", "it's \"two\" \\ \n`x` $y", "three")
+	check("grow", s.Grow(ctx))
 	if err := m.Load(ctx, s.In, other); err == nil {
 		t.Fatal("a live state was replaced")
 	}
@@ -171,7 +175,7 @@ func Run(t *testing.T, s Subject) {
 		t.Log(err)
 	}
 
-	// Loaded: what was written since the dump is gone.
+	// Loaded: what was written and made since the dump is gone.
 	check("load", m.Load(ctx, s.In, saved))
 	saved.Dir = ""
 	check("verify", m.Verify(ctx, s.In, saved))

@@ -75,6 +75,10 @@ func TestConformance(t *testing.T) {
 			slices.Sort(all)
 			return all, err
 		},
+		Grow: func(context.Context) error {
+			path := Outputs(in)["path"]
+			return errors.Join(os.WriteFile(filepath.Join(path, "hooks/later"), nil, 0o755), os.WriteFile(filepath.Join(path, "conf/later"), nil, 0o644))
+		},
 		Initial: []string{"first"},
 		Damage: func(t *testing.T, p *activate.Payload) { // the last revision
 			path := filepath.Join(p.Dir, dumpFile)
