@@ -59,6 +59,11 @@ type FetchOptions struct {
 	// Limit bounds the bytes a second that are taken from all sources
 	// together; 0 for no bound.
 	Limit uint64
+	// Older are roots of trees that resemble the one to be fetched, the best
+	// first: the first whose root is here is used. From a DeltaSource what
+	// has changed since then comes as a difference from what it replaces,
+	// where the source has that too.
+	Older []ID
 }
 
 // FetchWith is Fetch with options.
@@ -73,6 +78,7 @@ func (s *Store) FetchWith(ctx context.Context, root ID, sources []Source, opts F
 	ctx, cancel := context.WithCancel(ctx)
 	f := &fetch{s: s, root: root, walk: s.walk(root), progress: opts.Progress, batchBytes: fetchBytes, hedgeAfter: s.opts.hedgeAfter,
 		wanted: map[ID]*wanted{}, results: make(chan fetchResult, len(sources))}
+	f.walk.near = newNearby(s, root, opts.Older)
 	limit := newLimiter(opts.Limit)
 	if limit != nil { // a request is about a second's worth, and is slow in good order
 		f.batchBytes = min(fetchBytes, opts.Limit)
@@ -80,11 +86,12 @@ func (s *Store) FetchWith(ctx context.Context, root ID, sources []Source, opts F
 	}
 	var wg sync.WaitGroup
 	for i, src := range sources {
-		p := &peer{src: src, bit: i, batches: make(chan []ID, 1), limit: limit}
+		p := &peer{src: src, bit: i, batches: make(chan []Want, 1), limit: limit}
+		p.deltas, _ = src.(DeltaSource)
 		f.peers = append(f.peers, p)
 		wg.Go(func() {
-			for ids := range p.batches {
-				f.results <- s.request(ctx, p, ids)
+			for wants := range p.batches {
+				f.results <- s.request(ctx, p, wants)
 			}
 		})
 	}
@@ -124,11 +131,13 @@ type wanted struct {
 	tried map[int]bool // peers that do not have it
 }
 
-// peer is a source and what became of it. Its goroutine sees batches only.
+// peer is a source and what became of it. Its goroutine sees batches only,
+// and owns deltas.
 type peer struct {
 	src      Source
+	deltas   DeltaSource // nil if it knows none
 	bit      int
-	batches  chan []ID
+	batches  chan []Want
 	limit    *limiter // shared by all
 	asked    []ID     // under way; nil if idle
 	since    time.Time
@@ -143,6 +152,7 @@ type fetchResult struct {
 	got        []ID
 	missing    []ID
 	unanswered []ID
+	spoiled    []ID  // came as deltas against what is not here any more
 	err        error // of the source
 	local      error // of this store: ends the Fetch
 }
@@ -209,33 +219,41 @@ func (f *fetch) assign() {
 		if p.asked != nil || p.gone {
 			continue
 		}
-		if ids := f.batch(p); len(ids) > 0 {
-			p.asked, p.since, p.hedged = ids, time.Now(), false
+		if wants := f.batch(p); len(wants) > 0 {
+			p.asked, p.since, p.hedged = idsOf(wants), time.Now(), false
 			f.busy++
-			p.batches <- ids
+			p.batches <- wants
 		}
 	}
 }
 
 // batch takes from the queue what p may have.
-func (f *fetch) batch(p *peer) []ID {
-	var ids []ID
+func (f *fetch) batch(p *peer) []Want {
+	var wants []Want
 	var size uint64
 	f.queue = slices.DeleteFunc(f.queue, func(id ID) bool {
 		w := f.wanted[id]
 		if w == nil { // came from somebody else
 			return true
 		}
-		if len(ids) == fetchBatch || size >= f.batchBytes || w.tried[p.bit] {
+		if len(wants) == fetchBatch || size >= f.batchBytes || w.tried[p.bit] {
 			return false
 		}
-		ids = append(ids, id)
+		wants = append(wants, Want{id, f.s.here(f.walk.near.bases[id])})
 		size += AvgChunk
 		if x := w.refs[0]; x.kind == kindChunk {
 			size += x.Bytes - AvgChunk
 		}
 		return true
 	})
+	return wants
+}
+
+func idsOf(wants []Want) []ID {
+	ids := make([]ID, len(wants))
+	for i, w := range wants {
+		ids[i] = w.ID
+	}
 	return ids
 }
 
@@ -254,6 +272,10 @@ func (f *fetch) take(r fetchResult) error {
 			w.tried[r.peer.bit] = true
 		}
 	}
+	for _, id := range r.spoiled {
+		delete(f.walk.near.bases, id)
+	}
+	f.queue = append(f.queue, r.spoiled...)
 	if !hedged {
 		f.queue = append(f.queue, r.missing...)
 		f.queue = append(f.queue, r.unanswered...)
@@ -300,23 +322,23 @@ func (f *fetch) verdict() error {
 }
 
 // request asks one source for some objects and stores what comes.
-func (s *Store) request(ctx context.Context, p *peer, ids []ID) fetchResult {
-	open := make(map[ID]bool, len(ids))
-	for _, id := range ids {
-		open[id] = true
+func (s *Store) request(ctx context.Context, p *peer, wants []Want) fetchResult {
+	open := make(map[ID][]ID, len(wants))
+	for _, w := range wants {
+		open[w.ID] = w.Bases
 	}
 	res := fetchResult{peer: p}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(s.opts.frameTimeout, func() { cancel(ErrStalled) })
 	defer stall.Stop()
-	res.err = s.requestFrames(ctx, p, ids, open, &res, stall)
+	res.err = s.requestFrames(ctx, p, wants, open, &res, stall)
 	if cause := context.Cause(ctx); res.err != nil && cause != nil {
 		res.err = cause
 	}
-	for _, id := range ids {
-		if open[id] {
-			res.unanswered = append(res.unanswered, id)
+	for _, w := range wants {
+		if _, ok := open[w.ID]; ok {
+			res.unanswered = append(res.unanswered, w.ID)
 		}
 	}
 	if res.err == nil && len(res.unanswered) > 0 {
@@ -350,9 +372,23 @@ func (l *limitedReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// requestFrames reads the answer into res and takes what is answered from open.
-func (s *Store) requestFrames(ctx context.Context, p *peer, ids []ID, open map[ID]bool, res *fetchResult, stall *time.Timer) error {
-	r, err := p.src.Objects(ctx, ids)
+// ask sends the request, for deltas where there are bases and p knows them.
+func (p *peer) ask(ctx context.Context, wants []Want) (io.ReadCloser, error) {
+	based := slices.ContainsFunc(wants, func(w Want) bool { return len(w.Bases) > 0 })
+	if p.deltas != nil && based {
+		r, err := p.deltas.Deltas(ctx, wants)
+		if !errors.Is(err, ErrNoDeltas) {
+			return r, err
+		}
+		p.deltas = nil
+	}
+	return p.src.Objects(ctx, idsOf(wants))
+}
+
+// requestFrames reads the answer into res and takes what is answered from
+// open, which has the bases of each.
+func (s *Store) requestFrames(ctx context.Context, p *peer, wants []Want, open map[ID][]ID, res *fetchResult, stall *time.Timer) error {
+	r, err := p.ask(ctx, wants)
 	if err != nil {
 		return err
 	}
@@ -364,27 +400,41 @@ func (s *Store) requestFrames(ctx context.Context, p *peer, ids []ID, open map[I
 			return err
 		}
 		stall.Reset(s.opts.frameTimeout)
-		if !open[fr.ID] {
+		bases, asked := open[fr.ID]
+		if !asked {
 			return fmt.Errorf("%w: object %s", errLying, fr.ID)
 		}
-		if fr.Stored == nil {
-			delete(open, fr.ID)
-			res.missing = append(res.missing, fr.ID)
-			continue
-		}
-		if err := s.PutRaw(fr.ID, fr.Stored); err != nil {
-			var corrupt *CorruptError
-			if errors.As(err, &corrupt) {
-				return fmt.Errorf("%w: %w", errLying, err)
-			}
-			if errors.Is(err, ErrNoKey) { // of the source: it must not end the Fetch of a package
-				return err
-			}
-			res.local = err
+		if err := s.takeFrame(fr, bases, res); err != nil {
 			return err
 		}
 		delete(open, fr.ID)
-		res.got = append(res.got, fr.ID)
 	}
 	return nil
+}
+
+// takeFrame stores what one frame brings and notes it in res.
+func (s *Store) takeFrame(fr Frame, bases []ID, res *fetchResult) (err error) {
+	switch {
+	case fr.Stored == nil:
+		res.missing = append(res.missing, fr.ID)
+		return nil
+	case isDelta(fr.Stored):
+		err = s.putDelta(fr.ID, fr.Stored, bases)
+	default:
+		err = s.PutRaw(fr.ID, fr.Stored)
+	}
+	var corrupt *CorruptError
+	switch {
+	case err == nil:
+		res.got = append(res.got, fr.ID)
+		return nil
+	case errors.Is(err, errBase):
+		res.spoiled = append(res.spoiled, fr.ID)
+		return nil
+	case errors.As(err, &corrupt):
+		return fmt.Errorf("%w: %w", errLying, err)
+	case !errors.Is(err, ErrNoKey): // that one is of the source: it must not end the Fetch of a package
+		res.local = err
+	}
+	return err
 }

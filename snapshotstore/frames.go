@@ -161,20 +161,25 @@ func (fr *frameReader) object() ([]byte, error) {
 func (s *Store) SendObjects(ctx context.Context, w io.Writer, ids []ID) error {
 	return WriteFrames(w, func(yield func(Frame, error) bool) {
 		for _, id := range ids {
-			if err := ctx.Err(); err != nil {
-				yield(Frame{}, err)
-				return
-			}
-			stored, err := s.GetRaw(id)
-			var corrupt *CorruptError
-			if errors.Is(err, ErrMissing) || errors.Is(err, ErrNoKey) || errors.As(err, &corrupt) {
-				stored, err = nil, nil
-			}
-			if !yield(Frame{id, stored}, err) || err != nil {
+			f, err := s.frame(ctx, id)
+			if !yield(f, err) || err != nil {
 				return
 			}
 		}
 	})
+}
+
+// frame is the answer to one that asks for id.
+func (s *Store) frame(ctx context.Context, id ID) (Frame, error) {
+	if err := ctx.Err(); err != nil {
+		return Frame{}, err
+	}
+	stored, err := s.GetRaw(id)
+	var corrupt *CorruptError
+	if errors.Is(err, ErrMissing) || errors.Is(err, ErrNoKey) || errors.As(err, &corrupt) {
+		stored, err = nil, nil
+	}
+	return Frame{id, stored}, err
 }
 
 // ReceiveObjects stores a stream of objects and returns how many it took.

@@ -2,6 +2,7 @@ package snapshotstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/iotest"
 )
 
 // noGrace lets Collect remove at once.
@@ -189,4 +192,76 @@ func outDir(t testing.TB) string {
 		})
 	})
 	return dir
+}
+
+// wire is another store as a source, with the bytes that go to and fro.
+type wire struct {
+	from  *Store
+	bytes atomic.Uint64
+	cut   int // bytes of an answer after which it ends; 0 for none
+	cuts  int
+	wants []Want                                     // of the last request for deltas
+	spoil func(id ID, stored []byte) ([]byte, error) // of each frame of deltas; nil for none
+}
+
+func (*wire) String() string { return "wire" }
+
+func (x *wire) Objects(ctx context.Context, ids []ID) (io.ReadCloser, error) {
+	x.bytes.Add(uint64(len(ids) * len(ID{})))
+	return x.answer(func(w io.Writer) error { return x.from.SendObjects(ctx, w, ids) }), nil
+}
+
+func (x *wire) Deltas(ctx context.Context, wants []Want) (io.ReadCloser, error) {
+	raw := AppendWants(nil, wants)
+	x.bytes.Add(uint64(len(raw)))
+	wants, err := ParseWants(raw)
+	if err != nil {
+		return nil, err
+	}
+	x.wants = wants
+	if x.spoil == nil {
+		return x.answer(func(w io.Writer) error { return x.from.SendDeltas(ctx, w, wants) }), nil
+	}
+	var b bytes.Buffer
+	if err := x.from.SendDeltas(ctx, &b, wants); err != nil {
+		return nil, err
+	}
+	return x.answer(func(w io.Writer) error {
+		return WriteFrames(w, func(yield func(Frame, error) bool) {
+			for f, err := range ReadFrames(&b) {
+				if err == nil {
+					f.Stored, err = x.spoil(f.ID, f.Stored)
+				}
+				if !yield(f, err) || err != nil {
+					return
+				}
+			}
+		})
+	}), nil
+}
+
+// answer is read while it is written, as over a network.
+func (x *wire) answer(write func(io.Writer) error) io.ReadCloser {
+	if x.cut > 0 {
+		var b bytes.Buffer
+		err := write(&countingWriter{&b, &x.bytes})
+		if over := b.Len() - x.cut; over > 0 {
+			x.cuts++
+			x.bytes.Add(-uint64(over))
+		}
+		return io.NopCloser(io.MultiReader(io.LimitReader(&b, int64(x.cut)), iotest.ErrReader(cmp.Or(err, os.ErrDeadlineExceeded))))
+	}
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(write(&countingWriter{w, &x.bytes})) }()
+	return r
+}
+
+type countingWriter struct {
+	w io.Writer
+	n *atomic.Uint64
+}
+
+func (c *countingWriter) Write(b []byte) (int, error) {
+	c.n.Add(uint64(len(b)))
+	return c.w.Write(b)
 }

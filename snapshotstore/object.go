@@ -3,6 +3,7 @@ package snapshotstore
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -11,6 +12,7 @@ const (
 	storedHeader = 9
 	codecRaw     = 1
 	codecZstd    = 2
+	codecDelta   = 3 // against other objects: on the wire only
 	minSaving    = 3 // per cent that zstd must save to be worth decoding
 )
 
@@ -39,9 +41,7 @@ func newCodec(workers int) (*codec, error) {
 
 // encode appends the stored form of plain to dst[:0] and returns it.
 func (c *codec) encode(dst, plain []byte, naming Naming) []byte {
-	dst = append(dst[:0], byte(naming)<<4|codecZstd)
-	dst = binary.LittleEndian.AppendUint32(dst, 0)
-	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(plain)))
+	dst = appendStoredHeader(dst[:0], naming, codecZstd, len(plain))
 	dst = c.enc.EncodeAll(plain, dst)
 	if len(plain)-(len(dst)-storedHeader) < len(plain)*minSaving/100+1 {
 		dst[0] = byte(naming)<<4 | codecRaw
@@ -57,8 +57,16 @@ type storedInfo struct {
 	plain  int // plain length, at most MaxObject
 }
 
-// parseStored checks the header of a stored object and returns its payload.
-func parseStored(stored []byte) (storedInfo, []byte, error) {
+// appendStoredHeader begins a stored object that is not encrypted.
+func appendStoredHeader(dst []byte, naming Naming, codec byte, plain int) []byte {
+	dst = append(dst, byte(naming)<<4|codec)
+	dst = binary.LittleEndian.AppendUint32(dst, 0)
+	return binary.LittleEndian.AppendUint32(dst, uint32(plain))
+}
+
+// parseStored checks the header of a stored object in one of some forms and
+// returns its payload.
+func parseStored(stored []byte, codecs ...byte) (storedInfo, []byte, error) {
 	if len(stored) < storedHeader {
 		return storedInfo{}, nil, fmt.Errorf("only %d bytes", len(stored))
 	}
@@ -67,7 +75,7 @@ func parseStored(stored []byte) (storedInfo, []byte, error) {
 	plain := binary.LittleEndian.Uint32(stored[5:])
 	payload := stored[storedHeader:]
 	switch {
-	case info.codec != codecRaw && info.codec != codecZstd:
+	case !slices.Contains(codecs, info.codec):
 		return info, nil, fmt.Errorf("unknown format %d", stored[0])
 	case info.naming > KeyedNaming:
 		return info, nil, fmt.Errorf("unknown naming %d", info.naming)
@@ -77,7 +85,7 @@ func parseStored(stored []byte) (storedInfo, []byte, error) {
 		return info, nil, fmt.Errorf("plain length %d exceeds %d", plain, MaxObject)
 	case info.codec == codecRaw && len(payload) != int(plain):
 		return info, nil, fmt.Errorf("%d bytes where %d were announced", len(payload), plain)
-	case info.codec == codecZstd && len(payload) >= int(plain):
+	case info.codec != codecRaw && len(payload) >= int(plain):
 		return info, nil, fmt.Errorf("compressed form is not smaller")
 	}
 	info.plain = int(plain)
@@ -87,7 +95,7 @@ func parseStored(stored []byte) (storedInfo, []byte, error) {
 // decode returns the plain bytes of a stored object, never more than
 // MaxObject whatever stored contains. The result may alias stored.
 func (c *codec) decode(stored []byte) ([]byte, storedInfo, error) {
-	info, payload, err := parseStored(stored)
+	info, payload, err := parseStored(stored, codecRaw, codecZstd)
 	if err != nil {
 		return nil, info, err
 	}

@@ -101,11 +101,16 @@ func (s *Store) verify(id ID, stored []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	if info.naming == KeyedNaming {
-		return plain, s.verifyKeyed(id, plain)
+	return plain, s.verifyName(id, plain, info.naming)
+}
+
+// verifyName compares plain bytes with their name.
+func (s *Store) verifyName(id ID, plain []byte, naming Naming) error {
+	if naming == KeyedNaming {
+		return s.verifyKeyed(id, plain)
 	}
 	if got := PlainNamer(plain); got != id {
-		return nil, fmt.Errorf("%w: content is that of %s", errDamaged, got)
+		return fmt.Errorf("%w: content is that of %s", errDamaged, got)
 	}
-	return plain, nil
+	return nil
 }

@@ -44,6 +44,7 @@ func BenchmarkMove(b *testing.B) {
 type move struct {
 	base, dir, dest string
 	from, to        *Store
+	older           []ID // of the last hop
 	rnd             *rand.Rand
 }
 
@@ -73,12 +74,13 @@ func (m *move) hop(b *testing.B, opts RestoreOptions) (map[string]time.Duration,
 		steps[step] = time.Since(start)
 	}
 	var info StateInfo
-	before := m.to.Stats().Disk
+	src := &wire{from: m.from}
 	timed("snapshot", func() { info = putState(b, m.from, m.dir, StateOptions{Quiet: !opts.Warm}) })
 	timed("fetch", func() {
-		check(b, m.to.Fetch(ctxb, info.Root, []Source{&storeSource{name: "from", store: m.from}}, nil))
+		check(b, m.to.FetchWith(ctxb, info.Root, []Source{src}, FetchOptions{Older: m.older}))
 	})
-	sent := uint64(m.to.Stats().Disk - before)
+	m.older = []ID{info.Root}
+	sent := src.bytes.Load()
 	timed("restore", func() { restore(b, m.to, info.Root, m.dest, opts) })
 	if !opts.Warm {
 		timed("verify", func() { verified(b, m.to, info.Root, m.dest) })

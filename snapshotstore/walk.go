@@ -139,6 +139,7 @@ type walker struct {
 	stack []want
 	seen  map[want]struct{} // lists and directories
 	done  uint64            // plain bytes of file content found here
+	near  *nearby           // told of each list and directory; may be nil
 }
 
 func (s *Store) walk(roots ...ID) *walker {
@@ -179,11 +180,13 @@ func (w *walker) visit(x want) (here bool, err error) {
 		here = w.s.touch(x.ID)
 		if here {
 			w.done += x.Bytes
+			w.near.forget(x.ID)
 		}
 		return here, nil
 	}
 	if _, again := w.seen[x]; again {
 		w.done += x.Bytes
+		w.near.forget(x.ID)
 		return true, nil
 	}
 	if !w.s.touch(x.ID) {
@@ -198,6 +201,7 @@ func (w *walker) visit(x want) (here bool, err error) {
 		return false, err
 	}
 	w.seen[x] = struct{}{}
+	w.near.visit(x.ID, n)
 	w.stack = append(w.stack, n.wants()...)
 	return true, nil
 }
