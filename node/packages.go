@@ -76,6 +76,11 @@ func (n *Node) fetchTrees(ctx context.Context, trees []string) error {
 }
 
 func (n *Node) fetchTree(ctx context.Context, tree string) error {
+	return n.fetchLike(ctx, tree, snapshotstore.FetchOptions{})
+}
+
+// fetchLike is fetchTree with a say in what the tree resembles.
+func (n *Node) fetchLike(ctx context.Context, tree string, opts snapshotstore.FetchOptions) error {
 	id, err := snapshotstore.ParseID(tree)
 	if err != nil {
 		return fmt.Errorf("package %q: %w", tree, err)
@@ -87,7 +92,7 @@ func (n *Node) fetchTree(ctx context.Context, tree string) error {
 	defer n.fetches.unlock(tree)
 	ctx, cancel := context.WithTimeout(ctx, fetchPatience)
 	defer cancel()
-	if err := n.store.Fetch(ctx, id, n.sources(), nil); err != nil {
+	if err := n.store.FetchWith(ctx, id, n.sources(), opts); err != nil {
 		return fmt.Errorf("fetch package %.12s: %w", tree, err)
 	}
 	return nil

@@ -100,12 +100,18 @@ func (p *peers) open(ctx context.Context, c *http.Client, id, method, path strin
 		if json.Unmarshal(b, &e) == nil && e.Code != "" {
 			return nil, &e
 		}
+		if resp.StatusCode == http.StatusNotFound {
+			return nil, fmt.Errorf("node %.8s: %w", id, errNoRoute)
+		}
 		return nil, fmt.Errorf("node %.8s: %s", id, strings.TrimSpace(string(b)))
 	}
 	return resp, nil
 }
 
 var errNoLeader = &api.Error{Code: api.CodeNoQuorum, Message: "the cluster has no leader at the moment"}
+
+// errNoRoute is a peer of a version that does not know the question.
+var errNoRoute = errors.New("does not know what it is asked")
 
 func (p *peers) forward(ctx context.Context, leader string, entry []byte) ([]byte, error) {
 	return p.call(ctx, leader, http.MethodPost, "/raft/forward", entry)
@@ -172,6 +178,18 @@ func (s source) Objects(ctx context.Context, ids []snapshotstore.ID) (io.ReadClo
 		fmt.Fprintln(&b, id)
 	}
 	resp, err := s.p.open(ctx, s.p.blob, s.id, http.MethodPost, "/objects", []byte(b.String()))
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// Deltas asks the peer for objects as differences from those that are here. One of an older version has no such route.
+func (s source) Deltas(ctx context.Context, wants []snapshotstore.Want) (io.ReadCloser, error) {
+	resp, err := s.p.open(ctx, s.p.blob, s.id, http.MethodPost, "/deltas", snapshotstore.AppendWants(nil, wants))
+	if errors.Is(err, errNoRoute) {
+		return nil, snapshotstore.ErrNoDeltas
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -299,10 +317,26 @@ func (n *Node) blobRoutes() http.Handler {
 		if err == nil {
 			err = n.store.SendObjects(r.Context(), w, ids)
 		}
-		if err != nil {
-			n.log.Debug("sending objects", "peer", peerID(r.Context()), "err", err)
-			panic(http.ErrAbortHandler) // part of the answer may be out: the reader must not take it for whole
+		n.sentObjects(r, err)
+	})
+	mux.HandleFunc("POST /deltas", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPeerBody))
+		var wants []snapshotstore.Want
+		if err == nil {
+			wants, err = snapshotstore.ParseWants(body)
 		}
+		if err == nil {
+			err = n.store.SendDeltas(r.Context(), w, wants)
+		}
+		n.sentObjects(r, err)
 	})
 	return mux
+}
+
+// sentObjects ends an answer. Part of one that failed may be out: the reader must not take it for whole.
+func (n *Node) sentObjects(r *http.Request, err error) {
+	if err != nil {
+		n.log.Debug("sending objects", "peer", peerID(r.Context()), "err", err)
+		panic(http.ErrAbortHandler)
+	}
 }

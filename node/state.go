@@ -189,7 +189,15 @@ func (n *Node) readFacts(ctx context.Context, r model.RowSpec, root string) (map
 // fetchState brings a snapshot here from whichever nodes have it.
 func (n *Node) fetchState(ctx context.Context, s *model.State, snap model.Snapshot) error {
 	n.useStoreKey(s)
-	return n.fetchTrees(ctx, []string{snap.ID, snap.Facts})
+	name := model.RowSpec{System: snap.System, Service: snap.Service, Container: snap.Container}
+	older, _ := knownRoots(s, name)
+	if snap.ID == "" {
+		return n.fetchTrees(ctx, []string{snap.Facts})
+	}
+	if err := n.fetchLike(ctx, snap.ID, snapshotstore.FetchOptions{Name: name.CustodyKey(), Older: older}); err != nil {
+		return err
+	}
+	return n.fetchTrees(ctx, []string{snap.Facts})
 }
 
 // loaded is what loading a state did.
@@ -272,7 +280,7 @@ func (n *Node) warmOnce(ctx context.Context, s *model.State, r model.RowSpec, fr
 	if err != nil {
 		return 0, err
 	}
-	if err := n.fetchState(ctx, s, model.Snapshot{ID: d.ID}); err != nil {
+	if err := n.fetchState(ctx, s, model.Snapshot{ID: d.ID, System: r.System, Service: r.Service, Container: r.Container}); err != nil {
 		return 0, err
 	}
 	id, err := snapshotstore.ParseID(d.ID)

@@ -230,9 +230,6 @@ var errBase = errors.New("base of a delta")
 // what id names; otherwise *CorruptError, or errBase if that is not the
 // sender's fault.
 func (s *Store) putDelta(id ID, stored []byte, bases []ID) error {
-	if len(bases) == 0 {
-		return &CorruptError{ID: id, Reason: "a delta that was not asked for"}
-	}
 	c := deltaCodecs.Get().(*deltaCodec)
 	defer deltaCodecs.Put(c)
 	if err := c.fill(s, bases); err != nil {

@@ -183,6 +183,11 @@ func TestDeltasAreNotStored(t *testing.T) {
 	if err := s.PutRaw(id, d); !isCorrupt(err) {
 		t.Fatalf("stored: %v", err)
 	}
+	bare := s.codec.encode(nil, bytes.Repeat([]byte("x"), 900), KeyedNaming)
+	bare[0] = byte(KeyedNaming)<<4 | codecDelta // one that needs no bases
+	if err := s.PutRaw(s.namer(KeyedNaming)(bytes.Repeat([]byte("x"), 900)), bare); !isCorrupt(err) {
+		t.Fatalf("stored: %v", err)
+	}
 	if err := s.putDelta(id, d, nil); !isCorrupt(err) {
 		t.Fatalf("unasked: %v", err)
 	}
@@ -345,7 +350,7 @@ func TestWants(t *testing.T) {
 		"empty":          nil,
 		"other":          []byte("GET / HTTP/1.1"),
 		"cut":            AppendWants(nil, wants)[:len(wantsMagic)+40],
-		"too many bases": append(append([]byte(wantsMagic), make([]byte, 32)...), bytes.Repeat([]byte{33}, 33*32+1)...),
+		"too many bases": append(append([]byte(wantsMagic), make([]byte, 32)...), append([]byte{maxBases + 1}, make([]byte, maxBases*32)...)...),
 		"too many":       AppendWants(nil, make([]Want, maxWants+1)),
 	} {
 		if _, err := ParseWants(raw); !errors.Is(err, ErrWants) {

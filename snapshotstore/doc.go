@@ -88,7 +88,8 @@
 //	|  1 B   |  4 B LE    |  4 B LE      | 0..MaxObject bytes  |
 //	+--------+------------+--------------+---------------------+
 //
-//	format, low four bits:  1 as it is, 2 one zstd frame
+//	format, low four bits:  1 as it is, 2 one zstd frame,
+//	                        3 a delta: one zstd frame with dictionary 1 (in frames only, never in packs)
 //	format, high four bits: 0 named by plain BLAKE3, 1 by keyed BLAKE3
 //	key number:             0 not encrypted; no other is known yet
 //
@@ -117,4 +118,14 @@
 //
 // A stream without its end was cut; what came before it is still good,
 // because each object proves itself.
+//
+// # Requests with bases (delta.go)
+//
+//	request = "ISOW" 1 want*                  at most 4,096
+//	want    = id[32] n[1], n times base[32]   n <= 16
+//
+// The answer is a stream of frames, in which an object with bases may be a
+// delta. Its dictionary is raw: the plain bytes of all its bases in the order
+// of the request, of which the first 1 MiB are used. Both sides verify each
+// base, so they have the same dictionary or the result is not what its ID says.
 package snapshotstore

@@ -59,6 +59,10 @@ type FetchOptions struct {
 	// Limit bounds the bytes a second that are taken from all sources
 	// together; 0 for no bound.
 	Limit uint64
+	// Name of the state whose snapshot this is, as in StateOptions: the last
+	// one put or fetched with that name since the store was opened is tried
+	// before Older.
+	Name string
 	// Older are roots of trees that resemble the one to be fetched, the best
 	// first: the first whose root is here is used. From a DeltaSource what
 	// has changed since then comes as a difference from what it replaces,
@@ -78,7 +82,7 @@ func (s *Store) FetchWith(ctx context.Context, root ID, sources []Source, opts F
 	ctx, cancel := context.WithCancel(ctx)
 	f := &fetch{s: s, root: root, walk: s.walk(root), progress: opts.Progress, batchBytes: fetchBytes, hedgeAfter: s.opts.hedgeAfter,
 		wanted: map[ID]*wanted{}, results: make(chan fetchResult, len(sources))}
-	f.walk.near = newNearby(s, root, opts.Older)
+	f.walk.near = newNearby(s, root, append(s.latest.of(opts.Name), opts.Older...))
 	limit := newLimiter(opts.Limit)
 	if limit != nil { // a request is about a second's worth, and is slow in good order
 		f.batchBytes = min(fetchBytes, opts.Limit)
@@ -104,6 +108,7 @@ func (s *Store) FetchWith(ctx context.Context, root ID, sources []Source, opts F
 	if err = o.end(err); err != nil {
 		return fmt.Errorf("fetch tree %s: %w", root, err)
 	}
+	s.latest.set(opts.Name, root)
 	return nil
 }
 

@@ -1,6 +1,9 @@
 package snapshotstore
 
-import "slices"
+import (
+	"slices"
+	"sync"
+)
 
 // nearby guesses which objects here resemble those of a tree that is coming:
 // what stands, in an older tree, where they stand. It goes down both trees at
@@ -11,6 +14,42 @@ type nearby struct {
 	// bases of objects that are not in the older tree, met and not visited
 	// yet. At most one for each reference that the walker holds.
 	bases map[ID][]ID
+}
+
+// latest remembers the last root of each state that has a name, as long as
+// the store is open.
+type latest struct {
+	mu    sync.Mutex
+	roots map[string]ID // at most maxLatest
+}
+
+const maxLatest = 4096
+
+func (l *latest) of(name string) []ID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if root, ok := l.roots[name]; ok {
+		return []ID{root}
+	}
+	return nil
+}
+
+func (l *latest) set(name string, root ID) {
+	if name == "" {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.roots == nil {
+		l.roots = map[string]ID{}
+	}
+	for other := range l.roots { // any: it costs bytes to have forgotten, nothing else
+		if len(l.roots) < maxLatest {
+			break
+		}
+		delete(l.roots, other)
+	}
+	l.roots[name] = root
 }
 
 func newNearby(s *Store, root ID, older []ID) *nearby {

@@ -95,6 +95,7 @@ func (s *Store) PutState(ctx context.Context, dir string, opts StateOptions) (St
 	if err = o.end(err); err != nil {
 		return StateInfo{}, fmt.Errorf("snapshot %q: %w", dir, err)
 	}
+	s.latest.set(opts.Name, info.Root)
 	if err := c.saveCache(); err != nil {
 		s.log.Warn("scan cache not written", "dir", dir, "error", err)
 	}

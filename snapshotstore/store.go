@@ -112,6 +112,7 @@ type Store struct {
 
 	collecting sync.Mutex // one Collect at a time; before all others
 	dests      keyed      // one Materialise per destination
+	latest     latest
 }
 
 // Open opens or makes the store in dir and removes what a crash left. A store
