@@ -154,6 +154,7 @@ type Part struct {
 	Packages map[string]string `cbor:"11,keyasint,omitempty"` // service -> tree id
 	// Policies are those that change; one that is not managed ends the service's.
 	Policies map[string]StatePolicy `cbor:"12,keyasint,omitempty"`
+	Returns  []Return               `cbor:"13,keyasint,omitempty"`
 }
 
 // Order changes what a row that stays activates after: order is not in a row's hash, so it is no reason to restart.

@@ -20,6 +20,8 @@ type Compose struct {
 	Excluded []string          // services taken out
 	// Adapt composes for the nodes that are left, without an operator to ask: what fits nowhere waits.
 	Adapt bool
+	// Returns bring the data of services back to snapshots.
+	Returns []Return
 	// Prefer are rows that a rollback would like back; nil means the newest generation's.
 	Prefer []RowSpec
 }
@@ -31,6 +33,7 @@ type Manifest struct {
 	Release  []string
 	Counters map[string]int
 	Policies map[string]StatePolicy // by service: of those with managed state
+	Returns  []Return
 	Warnings []string
 	Digest   string
 }
@@ -185,6 +188,9 @@ func (c *composer) resolve(s *Service) {
 			DependsOn: c.dependencies(s, node), After: slices.Clone(s.ActivatesAfter)}
 		r.Managed = s.State != nil && s.State.Managed
 		r.Exclusive = r.Managed
+		if r.Managed {
+			r.Spec.Timeline = c.timeline(s.Name, r.Container)
+		}
 		r.Key = RowKey(node, rowID(r))
 		c.rows[s.Name][node] = r
 	}
@@ -391,7 +397,7 @@ func (c *composer) string(e hcl.Expression, sc Scope) string {
 }
 
 func (c *composer) manifest() Manifest {
-	m := Manifest{Counters: c.numbers.moved, Policies: policies(c.services), Warnings: c.warnings}
+	m := Manifest{Counters: c.numbers.moved, Policies: policies(c.services), Returns: c.in.Returns, Warnings: c.warnings}
 	for _, byNode := range c.rows {
 		for _, r := range byNode {
 			m.Rows = append(m.Rows, r)

@@ -17,6 +17,20 @@ type Custody struct {
 	Snapshot string `cbor:"3,keyasint,omitempty"` // tree id, while it moves
 	// From is the node that took the snapshot. Its own copy is the same, because nothing has run on it since.
 	From string `cbor:"4,keyasint,omitempty"`
+	// Timeline names the history that the data belong to, as in database servers: "" from the beginning, another one after
+	// each rollback that brought old data back. A row's spec has it, so that what uses the data starts anew with them.
+	Timeline string `cbor:"5,keyasint,omitempty"`
+	// Wanted is the snapshot to be loaded next, once what there is has been saved; "" = none. Next is its timeline.
+	Wanted string `cbor:"6,keyasint,omitempty"`
+	Next   string `cbor:"7,keyasint,omitempty"`
+}
+
+// timeline is what new rows have.
+func (c Custody) timeline() string {
+	if c.Wanted != "" {
+		return c.Next
+	}
+	return c.Timeline
 }
 
 // CustodyKey is the key in State.Custody.
@@ -46,6 +60,11 @@ type Snapshot struct {
 	Proven     time.Time `cbor:"15,keyasint"`
 	Why        string    `cbor:"16,keyasint"` // command, move, before restore ...
 	Ownership  bool      `cbor:"17,keyasint"` // owners, modes and times are part of it
+	// Of is the generation of the system that the data belonged to when they were first like this; 0 for what came from
+	// outside.
+	Of       uint64 `cbor:"18,keyasint,omitempty"`
+	Before   uint64 `cbor:"19,keyasint,omitempty"` // the generation that it was taken ahead of; 0 = none
+	Timeline string `cbor:"20,keyasint,omitempty"`
 }
 
 // Key orders snapshots by component and generation.
@@ -64,11 +83,35 @@ const DefaultKeep = 10
 
 // ServiceSnapshots gives the kept generations of a service, oldest first within each container.
 func (s *State) ServiceSnapshots(system, service string) []Snapshot {
+	return s.snapshotsBelow(system + "/" + service + "/")
+}
+
+// ComponentSnapshots gives the kept generations of the component that a custody key names, oldest first.
+func (s *State) ComponentSnapshots(custodyKey string) []Snapshot {
+	return s.snapshotsBelow(custodyKey + "/")
+}
+
+func (s *State) snapshotsBelow(prefix string) []Snapshot {
 	var out []Snapshot
-	for _, snap := range s.Snapshots.Prefix(system + "/" + service + "/") {
+	for _, snap := range s.Snapshots.Prefix(prefix) {
 		out = append(out, snap)
 	}
 	return out
+}
+
+// NewestSnapshot gives the newest kept generation of a component that is such; every one is where such is nil.
+func (s *State) NewestSnapshot(custodyKey string, such func(Snapshot) bool) (Snapshot, bool) {
+	for _, snap := range slices.Backward(s.ComponentSnapshots(custodyKey)) {
+		if such == nil || such(snap) {
+			return snap, true
+		}
+	}
+	return Snapshot{}, false
+}
+
+// SnapshotByID gives the newest kept generation of a component with that content.
+func (s *State) SnapshotByID(custodyKey, id string) (Snapshot, bool) {
+	return s.NewestSnapshot(custodyKey, func(snap Snapshot) bool { return snap.ID == id })
 }
 
 // Policy is the state policy of a service as deployed, with defaults in place.
@@ -78,31 +121,74 @@ func (s *State) Policy(system, service string) StatePolicy {
 	return p
 }
 
-// MustSave says whether the state of an obsolete row has to go elsewhere: it has custody, and the newest generation has
-// the service on another node.
+// MustSave says whether the state of an obsolete row has to be saved when it ends: it has custody, and the newest
+// generation has the service on another node, or here with other data, or here with another instance that could damage
+// them. A type that can be copied while it runs is, for the last, before anything is stopped.
 func MustSave(s *State, r Row) bool {
-	if !r.Managed || !r.Obsolete || s.Custody.At(r.CustodyKey()).Node != r.Node {
+	c := s.Custody.At(r.CustodyKey())
+	if !r.Managed || !r.Obsolete || r.Phase == Saved || c.Node != r.Node {
 		return false
 	}
-	return slices.ContainsFunc(s.ServiceRows(r.System, r.Service), func(o Row) bool {
-		return !o.Obsolete && o.Managed && o.Container == r.Container && o.Node != r.Node
-	})
+	if MustMove(s, r.RowSpec) {
+		return true
+	}
+	if !slices.ContainsFunc(s.ServiceRows(r.System, r.Service), func(o Row) bool { return succeeds(o, r.RowSpec) }) {
+		return false
+	}
+	used := r.Phase == Starting || r.Phase == Active || r.Phase == Saving || r.SaveFailed
+	return c.Wanted != "" || used && !CopiesLive(r.Spec.Type) && !s.Policies.At(r.System+"/"+r.Service).NotAtUpgrade
+}
+
+// succeeds says whether row o will have r's data.
+func succeeds(o Row, r RowSpec) bool { return !o.Obsolete && o.Managed && o.Container == r.Container }
+
+// MustMove says whether the newest generation has r's service on another node.
+func MustMove(s *State, r RowSpec) bool {
+	return slices.ContainsFunc(s.ServiceRows(r.System, r.Service), func(o Row) bool { return succeeds(o, r) && o.Node != r.Node })
+}
+
+// AfterSaved is the custody of r's state once its final snapshot is in the catalogue: elsewhere or other data are waited
+// for, or it stays.
+func AfterSaved(s *State, r RowSpec, saved Snapshot, index uint64) Custody {
+	switch c := s.Custody.At(r.CustodyKey()); {
+	case c.Wanted != "":
+		return Custody{Snapshot: c.Wanted, Epoch: index, Timeline: c.Next}
+	case MustMove(s, r):
+		return Custody{Snapshot: saved.ID, From: r.Node, Epoch: index, Timeline: c.Timeline}
+	default:
+		return c
+	}
+}
+
+// AfterActive is the custody of r's state once r is active. One that became active although other data were asked for
+// meanwhile has them saved first.
+func AfterActive(s *State, r RowSpec, index uint64) Custody {
+	c := s.Custody.At(r.CustodyKey())
+	if c.Node == r.Node {
+		return c
+	}
+	now := Custody{Node: r.Node, Epoch: index, Timeline: r.Spec.Timeline}
+	if c.Snapshot != "" && c.Timeline != r.Spec.Timeline {
+		now.Wanted, now.Next = c.Snapshot, c.Timeline
+	}
+	return now
 }
 
 // Saver is a row that only saves the state of new row r's service where it is: the service has no row there, or one that
 // knows nothing of its state. ok is false if none is needed.
 func Saver(s *State, r RowSpec) (saver RowSpec, ok bool) {
 	holder := s.Custody.At(r.CustodyKey()).Node
-	if !r.Managed || holder == "" || holder == r.Node || !s.Nodes.Has(holder) {
+	if !r.Managed || holder == "" || holder == r.Node && s.Custody.At(r.CustodyKey()).Wanted == "" || !s.Nodes.Has(holder) {
 		return RowSpec{}, false
 	}
 	for _, o := range s.ServiceRows(r.System, r.Service) {
-		if o.Node == holder && o.Container == r.Container && o.Managed {
+		if o.Node == holder && o.Container == r.Container && o.Managed && o.Key != r.Key {
 			return RowSpec{}, false
 		}
 	}
 	saver = RowSpec{System: r.System, Service: r.Service, Node: holder, Container: r.Container, Spec: r.Spec, Managed: true, Exclusive: true}
 	saver.Spec.Ports, saver.Spec.Scopes, saver.Spec.Package = nil, nil, ""
+	saver.Spec.Timeline = s.Custody.At(r.CustodyKey()).Timeline
 	saver.Key = RowKey(holder, saverPrefix+rowID(saver))
 	return saver, true
 }
@@ -133,8 +219,8 @@ func CanSave(s *State, r Row) string {
 // before it was.
 func successorReady(s *State, r Row) string {
 	for _, o := range s.ServiceRows(r.System, r.Service) {
-		if !o.Obsolete && o.Container == r.Container && o.Node != r.Node && o.Phase != Prepared {
-			return fmt.Sprintf("%s on %s, where its state goes, is %s", o.Service, s.NodeName(o.Node), o.Phase)
+		if succeeds(o, r.RowSpec) && o.Phase != Prepared {
+			return fmt.Sprintf("%s on %s, which gets its state, is %s", o.Service, s.NodeName(o.Node), o.Phase)
 		}
 	}
 	return ""
@@ -166,12 +252,8 @@ func holderUp(s *State, r Row, c Custody) bool {
 		n, ok := s.Nodes.Get(id)
 		return ok && !n.Down
 	}
-	for _, snap := range s.ServiceSnapshots(r.System, r.Service) {
-		if snap.Container == r.Container && snap.ID == c.Snapshot && slices.ContainsFunc(snap.Holders, up) {
-			return true
-		}
-	}
-	return up(c.From)
+	_, held := s.NewestSnapshot(r.CustodyKey(), func(snap Snapshot) bool { return snap.ID == c.Snapshot && slices.ContainsFunc(snap.Holders, up) })
+	return held || up(c.From)
 }
 
 // custodyHere holds for the custodian, for the node that a moving state came from, and for one that has restored it.
@@ -181,14 +263,28 @@ func custodyHere(s *State, r Row) string {
 	}
 	c, ok := s.Custody.Get(r.CustodyKey())
 	switch {
-	case !ok || c.Node == r.Node:
+	case !ok:
 		return ""
+	case c.Node == r.Node && c.Wanted != "":
+		return "its state has to be saved before it returns to a snapshot"
+	case c.Node == r.Node:
+		return savedHere(s, r)
 	case c.Node != "":
 		return "its state is on " + s.NodeName(c.Node)
 	case r.Phase == Restored && r.Snapshot == c.Snapshot || c.From == r.Node:
 		return ""
 	}
 	return "its state is not restored yet"
+}
+
+// savedHere holds unless the instance before r could not save the data that r is to have.
+func savedHere(s *State, r Row) string {
+	for _, o := range s.ServiceRows(r.System, r.Service) {
+		if o.SaveFailed && o.Node == r.Node && MustSave(s, o) {
+			return "the state of the one that it replaces could not be saved"
+		}
+	}
+	return ""
 }
 
 // WantedHolders are the nodes that should hold a snapshot: those that do and are up, as many as the policy wants, and
@@ -227,9 +323,10 @@ func WantedHolders(s *State, snap Snapshot) []string {
 	return wanted
 }
 
-// Expired gives the keys of a service's snapshots beyond the policy, oldest first. The newest of each container stays,
-// and so do the last proven one and, while none is proven, the last checked one, and what custody refers to.
-func Expired(s *State, system, service string, keep int) []string {
+// Expired gives the keys of a service's snapshots that a policy does not keep, oldest first. The newest of each
+// container stays, and so do the last proven one and, while none is proven, the last checked one, and what custody refers
+// to.
+func Expired(s *State, system, service string, p StatePolicy) []string {
 	byContainer := map[string][]Snapshot{}
 	for _, snap := range s.ServiceSnapshots(system, service) {
 		byContainer[snap.Container] = append(byContainer[snap.Container], snap)
@@ -237,14 +334,42 @@ func Expired(s *State, system, service string, keep int) []string {
 	var out []string
 	for _, container := range sortedKeys(byContainer) {
 		snaps := byContainer[container]
-		stays := map[uint64]bool{lastSnapshot(snaps, func(x Snapshot) bool { return !x.Proven.IsZero() }): true}
-		if stays[0] {
-			stays[lastSnapshot(snaps, func(x Snapshot) bool { return !x.Checked.IsZero() })] = true
+		stays := p.keeps(snaps)
+		proven := lastSnapshot(snaps, func(x Snapshot) bool { return !x.Proven.IsZero() })
+		if proven == 0 {
+			proven = lastSnapshot(snaps, func(x Snapshot) bool { return !x.Checked.IsZero() })
 		}
-		moving := s.Custody.At(CustodyKey(system, service, container)).Snapshot
-		for _, snap := range snaps[:max(len(snaps)-max(keep, 1), 0)] {
-			if !stays[snap.Generation] && (moving == "" || snap.ID != moving) {
+		stays[proven] = true
+		c := s.Custody.At(CustodyKey(system, service, container))
+		for _, snap := range snaps {
+			if !stays[snap.Generation] && snap.ID != c.Snapshot && snap.ID != c.Wanted {
 				out = append(out, snap.Key())
+			}
+		}
+	}
+	return out
+}
+
+// keeps gives the generations, of one component and oldest first, that the policy keeps: the newest ones, and the newest
+// of each of the last days, weeks (ISO 8601) and months that have any, in UTC.
+func (p StatePolicy) keeps(snaps []Snapshot) map[uint64]bool {
+	out := map[uint64]bool{}
+	for _, snap := range snaps[max(len(snaps)-max(p.Keep, 1), 0):] {
+		out[snap.Generation] = true
+	}
+	for _, span := range []struct {
+		count int
+		name  func(t time.Time) string
+	}{
+		{p.Daily, func(t time.Time) string { return t.Format(time.DateOnly) }},
+		{p.Weekly, func(t time.Time) string { year, week := t.ISOWeek(); return fmt.Sprint(year, week) }},
+		{p.Monthly, func(t time.Time) string { return t.Format("2006-01") }},
+	} {
+		seen := map[string]bool{}
+		for _, snap := range slices.Backward(snaps) {
+			name := span.name(snap.At.UTC())
+			if len(seen) < span.count && !seen[name] {
+				seen[name], out[snap.Generation] = true, true
 			}
 		}
 	}

@@ -60,7 +60,7 @@ func TestRollbackWhileItsStateIsSaved(t *testing.T) {
 	if v := c.report(c.rowOn("n1"), model.Saved, "state"); v.Code != model.OK {
 		t.Fatal(v)
 	}
-	if cu := c.s.Custody.At(dbCustody); cu.Node != "" || cu.From != "id-n1" || cu.Snapshot != "state" {
+	if cu := c.s.Custody.At(dbCustody); cu.Node != "id-n1" || cu.Snapshot != "" {
 		t.Errorf("custody %+v", cu)
 	}
 	c.settle()
@@ -201,7 +201,7 @@ func TestWhichSnapshotsExpire(t *testing.T) {
 	if n := c.s.Snapshots.Len(); n != 12 {
 		t.Fatalf("%d generations", n)
 	}
-	expired := model.Expired(c.s, "default", "db", 10)
+	expired := model.Expired(c.s, "default", "db", model.StatePolicy{Keep: 10})
 	if want := []string{model.SnapshotKey("default", "db", "process", 1)}; !slices.Equal(expired, want) {
 		t.Errorf("%q: the last one that was checked stays while none is proven", expired)
 	}

@@ -149,12 +149,13 @@ func (d *decision) retry(sys System, in Intent, failed []Row, why string) {
 // rollback replaces a running intent by the newest settled one, or by nothing the first time.
 func (d *decision) rollback(in Intent, ending Outcome, why string, fault Fault) {
 	sys := d.s.Systems.At(in.System)
-	m, diags := ComposeRollback(d.s, in.System, sys.Settled)
+	target, _ := d.s.Intent(in.System, sys.Settled)
+	specs, _ := intentRows(d.s, target)
+	m, diags := ComposeRollback(d.s, in.System, sys.Settled, undoReturns(d.s, specs))
 	if diags.HasErrors() {
 		d.stuck(sys, in, "rolling back: "+diags.Error())
 		return
 	}
-	target, _ := d.s.Intent(in.System, sys.Settled)
 	d.propose(Diff(d.s, in.System, m), Draft{Kind: KindAuto, Source: target.Source, Packages: target.Packages,
 		Excluded: target.Excluded, Target: sys.Settled, By: in.By, Why: why, Origin: target.Origin, Ending: ending, Reason: why, Failed: fault})
 }
@@ -180,7 +181,7 @@ func (d *decision) adapt(sys System, in Intent) bool {
 		return false
 	}
 	d.next.Composed[sys.Name] = print
-	m, diags := composeIntent(d.s, in, nil)
+	m, diags := composeIntent(d.s, in)
 	if diags.HasErrors() {
 		d.stuckRunning(sys, in, "composing for the nodes that are left: "+diags.Error())
 		return false
@@ -233,12 +234,16 @@ func (d *decision) nodesPrint(sys System) string {
 }
 
 // composeIntent composes an intent's source again on the nodes that are left.
-func composeIntent(s *State, in Intent, prefer []RowSpec) (Manifest, Diagnostics) {
+func composeIntent(s *State, in Intent) (Manifest, Diagnostics) {
 	m, diags := parseIntent(in)
 	if diags.HasErrors() {
 		return Manifest{}, diags
 	}
-	return Compose{State: s, System: in.System, Model: m, Packages: in.Packages, Excluded: in.Excluded, Adapt: true, Prefer: prefer}.Run()
+	return composeParsed(s, in, m, nil, nil)
+}
+
+func composeParsed(s *State, in Intent, m *Model, prefer []RowSpec, returns []Return) (Manifest, Diagnostics) {
+	return Compose{State: s, System: in.System, Model: m, Packages: in.Packages, Excluded: in.Excluded, Adapt: true, Prefer: prefer, Returns: returns}.Run()
 }
 
 // parseIntent parses an intent's source; that of one that went back to nothing is empty.
@@ -249,9 +254,10 @@ func parseIntent(in Intent) (*Model, Diagnostics) {
 	return Parse(in.Source, Known{Modules: Modules()})
 }
 
-// ComposeRollback gives the manifest of a settled intent as it was, row for row, where every node of it is up and the
-// numbers it held are free; else its source composed anew with those rows as preference. Target 0 is the empty manifest.
-func ComposeRollback(s *State, system string, target uint64) (Manifest, Diagnostics) {
+// ComposeRollback gives the manifest of a settled intent as it was, row for row, where every node of it is up, the numbers
+// it held are free and its data are those that the rows had; else its source composed anew with those rows as preference.
+// Target 0 is the empty manifest. The data stay as they are, except for the returns.
+func ComposeRollback(s *State, system string, target uint64, returns []Return) (Manifest, Diagnostics) {
 	if target == 0 {
 		return Compose{State: s, System: system, Model: &Model{}}.Run()
 	}
@@ -259,17 +265,27 @@ func ComposeRollback(s *State, system string, target uint64) (Manifest, Diagnost
 	if !ok {
 		return Manifest{}, Diagnostics{problem(noRange, fmt.Sprintf("intent %d of %s is not kept any more", target, system), "See history for what can be gone back to.")}
 	}
-	specs := []RowSpec{}
-	keys, complete := s.Manifest(system, in.Last)
+	specs, complete := intentRows(s, in)
+	m, diags := parseIntent(in)
+	if diags.HasErrors() {
+		return Manifest{}, diags
+	}
+	if complete && restorable(s, system, specs) && onTimelines(s, specs, returns) {
+		return restore(s, in, m, specs, returns), nil
+	}
+	return composeParsed(s, in, m, specs, returns)
+}
+
+// intentRows gives the rows of an intent's newest generation; complete is false if some are not kept any more.
+func intentRows(s *State, in Intent) (specs []RowSpec, complete bool) {
+	specs = []RowSpec{}
+	keys, complete := s.Manifest(in.System, in.Last)
 	for _, k := range keys {
 		r, have := s.Specs.Get(k)
 		complete = complete && have
 		specs = append(specs, r)
 	}
-	if complete && restorable(s, system, specs) {
-		return restore(s, in, specs), nil
-	}
-	return composeIntent(s, in, specs)
+	return specs, complete
 }
 
 // restorable says whether rows can come back exactly: their nodes are up at the same address and nobody else has
@@ -293,13 +309,11 @@ func restorable(s *State, system string, rows []RowSpec) bool {
 }
 
 // restore makes the manifest of these rows. A row's order is not in its key, so State has it as some later intent
-// wanted it: it is taken from the intent's source.
-func restore(s *State, in Intent, rows []RowSpec) Manifest {
-	if m, diags := parseIntent(in); !diags.HasErrors() {
-		for i, r := range rows {
-			if service := m.Service(r.Service); service != nil {
-				rows[i].After = slices.Clone(service.ActivatesAfter)
-			}
+// wanted it: it is taken from the intent's model.
+func restore(s *State, in Intent, parsed *Model, rows []RowSpec, returns []Return) Manifest {
+	for i, r := range rows {
+		if service := parsed.Service(r.Service); service != nil {
+			rows[i].After = slices.Clone(service.ActivatesAfter)
 		}
 	}
 	c := &composer{in: Compose{State: s, System: in.System}, reserved: map[string]Reservation{}, numbers: newAllotter(s, func(Reservation) bool { return true })}
@@ -309,10 +323,8 @@ func restore(s *State, in Intent, rows []RowSpec) Manifest {
 		}
 	}
 	c.keepOwners()
-	m := Manifest{Rows: rows, Policies: map[string]StatePolicy{}}
-	if parsed, diags := parseIntent(in); !diags.HasErrors() {
-		m.Policies = policies(slices.DeleteFunc(slices.Clone(parsed.Services), func(s *Service) bool { return slices.Contains(in.Excluded, s.Name) }))
-	}
+	kept := slices.DeleteFunc(slices.Clone(parsed.Services), func(s *Service) bool { return slices.Contains(in.Excluded, s.Name) })
+	m := Manifest{Rows: rows, Policies: policies(kept), Returns: returns}
 	m.Reserve, m.Release = c.reservationChanges()
 	m.Digest = digestRows(rows, sortedValues(c.reserved))
 	return m

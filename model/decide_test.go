@@ -173,7 +173,7 @@ func TestRollbackTwice(t *testing.T) {
 	}
 	for want := 1; want >= 0; want-- {
 		target := c.intent(c.s.Systems.At("default").Settled).Parent
-		m, diags := model.ComposeRollback(c.s, "default", target)
+		m, diags := model.ComposeRollback(c.s, "default", target, nil)
 		if diags.HasErrors() {
 			t.Fatal(diags)
 		}

@@ -21,6 +21,7 @@ type moduleFacts struct {
 	stateful bool
 	stateIn  string
 	ports    int  // that a service of the type has; -1: any number
+	live     bool // it gives a consistent copy while it runs
 	owner    bool // its files belong to a user of the service's own, where the agent is root
 }
 
@@ -37,23 +38,23 @@ type output struct {
 // modules are all types; never changed.
 var modules = map[string]moduleFacts{
 	TypeProcess: {ports: -1, owner: true},
-	"sqlite-database": {stateful: true, owner: true,
+	"sqlite-database": {stateful: true, live: true, owner: true,
 		outputs: []output{{name: "path", local: true, below: "live/database.sqlite"}}},
 	"fileset": {settings: []string{"stateDirs", "targetDir"}, stateful: true, stateIn: "stateDirs", owner: true,
 		outputs: []output{{name: "path", local: true, setting: "targetDir", below: "files"}}},
-	"postgresql-database": {stateful: true,
+	"postgresql-database": {stateful: true, live: true,
 		settings: []string{"postgresqlDatabase", "postgresqlPassword", "postgresqlPort", "postgresqlPrograms", "postgresqlRuntimeDir", "postgresqlUsername"},
 		outputs: []output{{name: "database", setting: "postgresqlDatabase"}, {name: "port", setting: "postgresqlPort", text: "5432"},
 			{name: "socket", local: true, setting: "postgresqlRuntimeDir", text: "/var/run/postgresql"},
 			{name: "user", setting: "postgresqlUsername", text: "postgres"}}},
-	"mysql-database": {stateful: true, settings: []string{"mysqlDatabase", "mysqlPassword", "mysqlPrograms", "mysqlSocket", "mysqlUsername"},
+	"mysql-database": {stateful: true, live: true, settings: []string{"mysqlDatabase", "mysqlPassword", "mysqlPrograms", "mysqlSocket", "mysqlUsername"},
 		outputs: []output{{name: "database", setting: "mysqlDatabase"},
 			{name: "socket", local: true, setting: "mysqlSocket", text: "/run/mysqld/mysqld.sock"}}},
-	"git-repository": {stateful: true, settings: []string{"gitDefaultBranch", "gitPrograms"}, owner: true,
+	"git-repository": {stateful: true, live: true, settings: []string{"gitDefaultBranch", "gitPrograms"}, owner: true,
 		outputs: []output{{name: "path", local: true, below: "live"}}},
-	"subversion-repository": {stateful: true, settings: []string{"subversionPrograms"}, owner: true,
+	"subversion-repository": {stateful: true, live: true, settings: []string{"subversionPrograms"}, owner: true,
 		outputs: []output{{name: "path", local: true, below: "live"}, {name: "url", local: true, below: "live", scheme: "file"}}},
-	"redis": {stateful: true, settings: []string{"redisPassword", "redisPrograms"}, ports: 1, owner: true},
+	"redis": {stateful: true, live: true, settings: []string{"redisPassword", "redisPrograms"}, ports: 1, owner: true},
 }
 
 // Modules names the types of services that this binary knows, in order.
@@ -121,6 +122,9 @@ func (m moduleFacts) outputNames() []string {
 	}
 	return out
 }
+
+// CopiesLive says whether a service of that type gives a consistent copy of its state while it runs.
+func CopiesLive(typ string) bool { return modules[typ].live }
 
 // StateInDirectory says whether the state of a service of that type is in its state directory, always: that of a fileset
 // may be elsewhere, and that of a database is its server's.

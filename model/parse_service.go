@@ -392,11 +392,13 @@ func (p *parser) healthWays(c content, h *Health) {
 }
 
 func (p *parser) state(d *serviceDecl, b block) {
-	c := p.content(b.body, schema{what: "state", attrs: []string{"managed", "copies", "every", "keep"}})
+	c := p.content(b.body, schema{what: "state", attrs: []string{"managed", "copies", "every", "keep", "keep_daily", "keep_weekly", "keep_monthly", "at_upgrade"}})
 	d.State = &StatePolicy{Managed: p.boolOf(c.has("managed"), true),
 		Copies: p.intOf(c.has("copies"), 1, 100, 1),
 		Every:  p.durationOf(c.has("every"), time.Second, 366*24*time.Hour, 0),
-		Keep:   p.intOf(c.has("keep"), 1, 1000, 10),
+		Keep:   p.intOf(c.has("keep"), 1, MaxSnapshots, DefaultKeep),
+		Daily:  p.intOf(c.has("keep_daily"), 0, MaxSnapshots, 0), Weekly: p.intOf(c.has("keep_weekly"), 0, MaxSnapshots, 0), Monthly: p.intOf(c.has("keep_monthly"), 0, MaxSnapshots, 0),
+		NotAtUpgrade: !p.boolOf(c.has("at_upgrade"), true),
 	}
 	d.stateAt = b.at
 }

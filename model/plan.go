@@ -44,17 +44,18 @@ type Plan struct {
 	Release  []Reservation
 	Counters map[string]int
 	Policies map[string]StatePolicy // that change
+	Returns  []Return
 	Warnings []string
 }
 
 // Empty says that the plan changes nothing.
 func (p Plan) Empty() bool {
-	return len(p.Added)+len(p.Gone)+len(p.Retry)+len(p.Order)+len(p.Reserve)+len(p.Release)+len(p.Policies) == 0
+	return len(p.Added)+len(p.Gone)+len(p.Retry)+len(p.Order)+len(p.Reserve)+len(p.Release)+len(p.Policies)+len(p.Returns) == 0
 }
 
 // Diff gives the plan from the newest generation of a system to a manifest.
 func Diff(s *State, system string, m Manifest) Plan {
-	p := Plan{System: system, Base: s.Systems.At(system).Generation, Digest: m.Digest, Reserve: m.Reserve, Warnings: m.Warnings}
+	p := Plan{System: system, Base: s.Systems.At(system).Generation, Digest: m.Digest, Reserve: m.Reserve, Returns: m.Returns, Warnings: m.Warnings}
 	now := map[string]Row{}
 	for _, r := range s.SystemRows(system) {
 		if !r.Obsolete {
@@ -124,11 +125,14 @@ func (p *Plan) explain(s *State, now map[string]Row, wanted map[string]RowSpec) 
 				c.Reasons = []string{"one more instance"}
 			}
 		case old.Node == r.Node:
-			c.Action, c.Reasons = ActRestart, differences(s, old.RowSpec, r, now, wanted)
+			c.Action, c.Reasons = ActRestart, p.differences(s, old.RowSpec, r, now, wanted)
 		default:
 			c.Action, c.From, c.Reasons = ActMove, old.Node, []string{whyMoved(s, old)}
 			if s.Custody.At(r.CustodyKey()).Node == old.Node && r.Managed {
 				c.Reasons = append(c.Reasons, "its state moves with it")
+			}
+			if old.Spec.Timeline != r.Spec.Timeline {
+				c.Reasons = append(c.Reasons, describeReturn(s, r, p.Returns))
 			}
 		}
 		p.Changes = append(p.Changes, c)
@@ -188,7 +192,7 @@ func whyStopped(s *State, r Row, wanted map[string]RowSpec) string {
 }
 
 // differences says what makes row b another one than row a.
-func differences(s *State, a, b RowSpec, now map[string]Row, wanted map[string]RowSpec) []string {
+func (p *Plan) differences(s *State, a, b RowSpec, now map[string]Row, wanted map[string]RowSpec) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	x, y := a.Spec, b.Spec
@@ -215,6 +219,9 @@ func differences(s *State, a, b RowSpec, now map[string]Row, wanted map[string]R
 	}
 	if x.User != y.User || x.UID != y.UID || x.Dir != y.Dir || x.Grace != y.Grace || x.StartWait != y.StartWait || a.Managed != b.Managed {
 		add("how it runs changed")
+	}
+	if x.Timeline != y.Timeline {
+		out = append(out, describeReturn(s, b, p.Returns))
 	}
 	return append(out, dependencyReasons(a, b, now, wanted)...)
 }
@@ -309,6 +316,10 @@ func (p Plan) Commands(pr Draft) []Command {
 	}
 	for _, name := range sortedKeys(p.Policies) {
 		s.policy(name, p.Policies[name])
+	}
+	for _, r := range p.Returns {
+		s.room(encodedSize(r))
+		s.cur.Returns = append(s.cur.Returns, r)
 	}
 	for _, r := range p.Added {
 		s.room(encodedSize(r))

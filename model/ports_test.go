@@ -89,7 +89,7 @@ func TestRollbackGetsItsNumbersBack(t *testing.T) {
 	was, keys := c.ports(), c.keys()
 	c.run(service("a", port))
 	c.run(service("a", port) + service("x", port)) // takes the next number, not b's
-	m, diags := model.ComposeRollback(c.s, "default", 1)
+	m, diags := model.ComposeRollback(c.s, "default", 1, nil)
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}

@@ -114,7 +114,13 @@ type StatePolicy struct {
 	Managed bool          `cbor:"1,keyasint"`
 	Copies  int           `cbor:"2,keyasint"` // 0 means 1
 	Every   time.Duration `cbor:"3,keyasint"` // 0 means only when asked or moved
-	Keep    int           `cbor:"4,keyasint"` // generations kept; 0 means DefaultKeep
+	Keep    int           `cbor:"4,keyasint"` // newest generations kept; 0 means DefaultKeep
+	// Of each of so many days, weeks and months that have any, the newest generation is kept as well.
+	Daily   int `cbor:"5,keyasint,omitempty"`
+	Weekly  int `cbor:"6,keyasint,omitempty"`
+	Monthly int `cbor:"7,keyasint,omitempty"`
+	// NotAtUpgrade says that no snapshot is taken when a deployment replaces the service or what uses it.
+	NotAtUpgrade bool `cbor:"8,keyasint,omitempty"`
 }
 
 // NodeDecl adds to what a member announces.

@@ -208,6 +208,8 @@ type Spec struct {
 	Settings  map[string]string     `cbor:"12,keyasint"`
 	UID       int                   `cbor:"13,keyasint"` // of the service's own, where the agent is root and User is ""
 	Scopes    map[string]PortAssign `cbor:"14,keyasint"` // of Ports
+	// Timeline is that of the data that the instance works on: see Custody.
+	Timeline string `cbor:"15,keyasint,omitempty" json:",omitempty"`
 }
 
 // HealthSpec is a resolved Health.

@@ -76,7 +76,7 @@ func (t *tx) commit(c model.Commit) model.Result {
 	if len(p.Parts) != c.Parts {
 		return refuse(model.ErrInvalid, "%d of %d parts arrived", len(p.Parts), c.Parts)
 	}
-	if why := cmp.Or(t.stale(p.Begin), t.numbersTaken(p)); why != "" {
+	if why := cmp.Or(t.stale(p.Begin), t.numbersTaken(p), t.snapshotsGone(p)); why != "" {
 		t.s.Pending = t.s.Pending.Delete(c.Proposal)
 		return refuse(model.ErrStale, "%s", why)
 	}
@@ -106,6 +106,18 @@ func (t *tx) numbersTaken(p model.Pending) string {
 	return ""
 }
 
+// snapshotsGone looks for a snapshot to return to that was dropped since the proposer planned.
+func (t *tx) snapshotsGone(p model.Pending) string {
+	for _, part := range p.Parts {
+		for _, r := range part.Returns {
+			if _, ok := t.s.SnapshotByID(model.CustodyKey(p.Begin.System, r.Service, r.Container), r.Snapshot); r.Snapshot != "" && !ok {
+				return fmt.Sprintf("the snapshot of %s was dropped meanwhile", r.Service)
+			}
+		}
+	}
+	return ""
+}
+
 func (t *tx) makeGeneration(p model.Pending) model.Result {
 	b := p.Begin
 	sys := t.s.Systems.At(b.System)
@@ -122,6 +134,12 @@ func (t *tx) makeGeneration(p model.Pending) model.Result {
 		g.Gone = append(g.Gone, part.Gone...)
 		for _, spec := range part.Added {
 			g.Added = append(g.Added, spec.Key)
+		}
+	}
+	for _, part := range p.Parts { // before what goes is retired, for the same reason
+		for _, r := range part.Returns {
+			key := model.CustodyKey(b.System, r.Service, r.Container)
+			t.s.Custody = t.s.Custody.Set(key, model.Returned(t.s.Custody.At(key), r))
 		}
 	}
 	for _, part := range p.Parts { // before what goes is retired: whether its state moves depends on what comes
@@ -155,12 +173,11 @@ func (t *tx) makeGeneration(p model.Pending) model.Result {
 		}
 	}
 	for _, r := range t.s.SystemRows(b.System) {
-		if r.Obsolete && r.SaveFailed { // a new generation tries anew
-			r.SaveFailed = false
+		if r.Obsolete {
+			r.SaveFailed = r.SaveFailed && !model.MustMove(t.s, r.RowSpec) // what goes elsewhere is tried anew
 			t.setRow(r)
 		}
 	}
-	t.sweep(t.s.SystemRows(b.System))
 	t.s.Gens = t.s.Gens.Set(model.SystemKey(g.System, g.Number), g)
 	intent.Last = g.Number
 	t.s.Intents = t.s.Intents.Set(model.SystemKey(intent.System, intent.Number), intent)

@@ -151,12 +151,10 @@ func (t *tx) report(c model.Reports, r model.Row, item model.Report) model.Verdi
 	r.Output = cut(item.Output, model.MaxOutput)
 	switch {
 	case r.Phase == model.Active && r.Managed:
-		if t.s.Custody.At(r.CustodyKey()).Node != r.Node {
-			t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.Custody{Node: r.Node, Epoch: t.index})
-		}
+		t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.AfterActive(t.s, r.RowSpec, t.index))
 	case r.Phase == model.Saved:
 		snap := t.keepSnapshot(r, *item.Snapshot, c)
-		t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.Custody{Snapshot: snap.ID, From: r.Node, Epoch: t.index})
+		t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.AfterSaved(t.s, r.RowSpec, snap, t.index))
 		if !r.Obsolete { // rolled back meanwhile: its state is still here
 			r = t.planned(r, "wanted again while its state was saved")
 		}

@@ -11,14 +11,18 @@ import (
 func (t *tx) keepSnapshot(r model.Row, snap model.Snapshot, c model.Reports) model.Snapshot {
 	snap.System, snap.Service, snap.Container = r.System, r.Service, r.Container
 	snap.Node, snap.At, snap.Holders = r.Node, c.At, []string{r.Node}
+	snap.Timeline, snap.Of = t.s.Custody.At(r.CustodyKey()).Timeline, t.dataOf(snap.System)
+	if r.Obsolete {
+		snap.Of = r.Last
+	}
 	return t.addSnapshot(snap)
 }
 
 func (t *tx) addSnapshot(snap model.Snapshot) model.Snapshot {
 	counter := "snapshots/" + model.CustodyKey(snap.System, snap.Service, snap.Container)
 	n := t.s.Counters.At(counter)
-	if last, ok := t.s.Snapshots.Get(model.SnapshotKey(snap.System, snap.Service, snap.Container, uint64(n))); ok && last.ID == snap.ID && last.Facts == snap.Facts {
-		last.At, last.Checked = snap.At, snap.Checked
+	if last, ok := t.s.Snapshots.Get(model.SnapshotKey(snap.System, snap.Service, snap.Container, uint64(n))); ok && last.ID == snap.ID && last.Facts == snap.Facts && last.Timeline == snap.Timeline {
+		last.At, last.Checked, last.Before = snap.At, snap.Checked, max(snap.Before, last.Before)
 		last.Holders = withHolder(last.Holders, snap.Node)
 		t.s.Snapshots = t.s.Snapshots.Set(last.Key(), last)
 		return last
@@ -26,10 +30,19 @@ func (t *tx) addSnapshot(snap model.Snapshot) model.Snapshot {
 	t.s.Counters = t.s.Counters.Set(counter, n+1)
 	snap.Generation = uint64(n) + 1
 	t.s.Snapshots = t.s.Snapshots.Set(snap.Key(), snap)
-	for _, key := range model.Expired(t.s, snap.System, snap.Service, model.MaxSnapshots) {
+	for _, key := range model.Expired(t.s, snap.System, snap.Service, model.StatePolicy{Keep: model.MaxSnapshots}) {
 		t.s.Snapshots = t.s.Snapshots.Delete(key) // a bound, not a policy: the leader trims to that long before
 	}
 	return snap
+}
+
+// dataOf is the generation of a system that its data belong to: the newest one that may have changed anything.
+func (t *tx) dataOf(system string) uint64 {
+	g, ok := t.s.Generation(system, t.s.Systems.At(system).Generation)
+	if ok && !g.Opened {
+		return t.lastOpened(g)
+	}
+	return g.Number
 }
 
 func withHolder(holders []string, node string) []string {
@@ -50,7 +63,10 @@ func (t *tx) takeSnapshot(c model.TakeSnapshot) model.Result {
 	case !c.Foreign && t.s.Custody.At(model.CustodyKey(s.System, s.Service, s.Container)).Node != s.Node:
 		return refuse(model.ErrStale, "the state of %s is not on %s any more", s.Service, n.Name)
 	}
-	s.Holders = []string{s.Node}
+	s.Holders, s.Of, s.Timeline = []string{s.Node}, 0, ""
+	if !c.Foreign {
+		s.Of, s.Timeline = t.dataOf(s.System), t.s.Custody.At(model.CustodyKey(s.System, s.Service, s.Container)).Timeline
+	}
 	s = t.addSnapshot(s)
 	return model.Result{Generation: s.Generation, Value: s.Key()}
 }
@@ -79,7 +95,7 @@ func (t *tx) holdSnapshots(c model.HoldSnapshots) model.Result {
 func (t *tx) dropSnapshots(c model.DropSnapshots) model.Result {
 	for _, key := range c.Keys {
 		snap, ok := t.s.Snapshots.Get(key)
-		if ok && slices.Contains(model.Expired(t.s, snap.System, snap.Service, 1), key) {
+		if ok && slices.Contains(model.Expired(t.s, snap.System, snap.Service, model.StatePolicy{}), key) {
 			t.s.Snapshots = t.s.Snapshots.Delete(key)
 		}
 	}

@@ -17,17 +17,18 @@ import (
 // claims and reports, crash and return; processes die. Processes are the world: the invariants look at them, not at
 // State.
 type sim struct {
-	t     *testing.T
-	rng   *rand.Rand
-	now   time.Time
-	log   []*model.State // every State by log position
-	state *model.State   // the newest
-	nodes []*simNode
-	mem   model.Memory
-	late  []simLate
-	trace []string
-	moves int            // states restored
-	truth map[string]int // by service with managed state: what was acknowledged last
+	t       *testing.T
+	rng     *rand.Rand
+	now     time.Time
+	log     []*model.State // every State by log position
+	state   *model.State   // the newest
+	nodes   []*simNode
+	mem     model.Memory
+	late    []simLate
+	trace   []string
+	moves   int            // states restored
+	truth   map[string]int // by service with managed state and timeline: what was acknowledged last
+	returns int            // data returned to an earlier snapshot
 }
 
 // simLate is a message that comes again, long after its sender counted on it.
@@ -179,6 +180,47 @@ func (s *sim) deploy(id string, src model.Source) {
 	}
 }
 
+// rollback goes back to what the newest settled intent replaced, now and then with the data.
+func (s *sim) rollback() {
+	sys := s.state.Systems.At(simSystem)
+	in, _ := s.state.Intent(simSystem, sys.Settled)
+	if sys.Settled == sys.Intent {
+		in, _ = s.state.Intent(simSystem, in.Parent)
+	}
+	if in.Number == 0 {
+		return
+	}
+	var returns []model.Return
+	if s.rng.IntN(3) > 0 {
+		returns, _ = model.ChooseReturns(s.state, simSystem, in)
+	}
+	man, diags := model.ComposeRollback(s.state, simSystem, in.Number, returns)
+	if diags.HasErrors() {
+		s.note("rollback refused: %v", diags)
+		return
+	}
+	id := fmt.Sprint("rollback", len(s.log))
+	s.note("%s to intent %d, returns %v", id, in.Number, returns)
+	draft := model.Draft{ID: id, Kind: model.KindRollback, Source: in.Source, Packages: in.Packages, Target: in.Number, At: s.now}
+	for _, r := range s.apply(model.Diff(s.state, simSystem, man).Commands(draft)...) {
+		if r.Code != model.OK {
+			s.fatal("rollback: %+v", r)
+		}
+	}
+	for _, r := range returns {
+		s.returns++
+		s.truth[r.Service+" on timeline "+r.Timeline] = s.value(r.Service, r.Snapshot)
+	}
+}
+
+// value is what a snapshot holds.
+func (s *sim) value(service, snapshot string) (value int) {
+	if _, err := fmt.Sscanf(strings.TrimPrefix(snapshot, service), "=%d", &value); err != nil {
+		s.fatal("snapshot %q of %s: %v", snapshot, service, err)
+	}
+	return value
+}
+
 func (s *sim) note(format string, args ...any) {
 	s.trace = append(s.trace, fmt.Sprintf("%6.2fs @%d ", s.now.Sub(time.Unix(1_800_000_000, 0)).Seconds(), len(s.log)-1)+fmt.Sprintf(format, args...))
 	if len(s.trace) > 4000 {
@@ -188,7 +230,7 @@ func (s *sim) note(format string, args ...any) {
 
 func (s *sim) fatal(format string, args ...any) {
 	s.t.Helper()
-	s.t.Fatalf("%s\ntrace:\n%s", fmt.Sprintf(format, args...), strings.Join(s.trace[max(0, len(s.trace)-80):], "\n"))
+	s.t.Fatalf("%s\ntrace:\n%s", fmt.Sprintf(format, args...), strings.Join(s.trace[max(0, len(s.trace)-4000):], "\n"))
 }
 
 // turn moves time and lets everybody do something.
@@ -221,11 +263,12 @@ func (s *sim) write() {
 		for key, p := range n.procs {
 			r, ok := s.state.Rows.Get(key)
 			if ok && p.Running && r.Managed && r.Phase == model.Active && s.rng.IntN(4) == 0 {
-				if n.disk[r.Service] != s.truth[r.Service] {
-					s.fatal("%s on %s serves state %d, and %d was acknowledged", r.Service, n.id, n.disk[r.Service], s.truth[r.Service])
+				line := r.Service + " on timeline " + r.Spec.Timeline
+				if n.disk[r.Service] != s.truth[line] {
+					s.fatal("%s on %s serves state %d, and %d was acknowledged", line, n.id, n.disk[r.Service], s.truth[line])
 				}
 				n.disk[r.Service]++
-				s.truth[r.Service]++
+				s.truth[line]++
 			}
 		}
 	}
@@ -364,8 +407,7 @@ func (s *sim) perform(n *simNode, b simStep) {
 		report(model.Saved, "")
 	case model.StepRestore:
 		c := st.Custody.At(r.CustodyKey())
-		var value int
-		if _, err := fmt.Sscanf(strings.TrimPrefix(c.Snapshot, r.Service), "=%d", &value); err != nil || s.rng.Float64() < n.flaky {
+		if c.Snapshot == "" || s.rng.Float64() < n.flaky {
 			s.failed(n, r, b.step.Row, claim)
 			return
 		}
@@ -373,7 +415,7 @@ func (s *sim) perform(n *simNode, b simStep) {
 			s.fatal("%s is restored on %s after it was started", r.Service, n.id)
 		}
 		delete(n.procs, b.step.Row) // of an earlier claim, which was lost with the node
-		n.disk[r.Service] = value
+		n.disk[r.Service] = s.value(r.Service, c.Snapshot)
 		s.moves++
 		snap = &model.Snapshot{ID: c.Snapshot}
 		report(model.Restored, "")
@@ -585,12 +627,12 @@ func TestSimulation(t *testing.T) {
 	case testing.Short():
 		runs = 16
 	}
-	var moves atomic.Int64
+	var moves, returns atomic.Int64
 	t.Cleanup(func() {
-		if moves.Load() == 0 && !t.Failed() {
-			t.Error("no state was moved: the simulation shows nothing of it")
+		if !t.Failed() && (moves.Load() == 0 || returns.Load() == 0) {
+			t.Error("no state was moved, or none returned: the simulation shows nothing of it")
 		}
-		t.Logf("%d states moved", moves.Load())
+		t.Logf("%d states moved, %d asked to return", moves.Load(), returns.Load())
 	})
 	for seed := range uint64(runs) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -613,6 +655,7 @@ func TestSimulation(t *testing.T) {
 			}
 			s.noNews()
 			moves.Add(int64(s.moves))
+			returns.Add(int64(s.returns))
 		})
 	}
 }
@@ -645,7 +688,9 @@ func (s *sim) storm(turns int) {
 			s.restartAgent(n)
 		case x < 10 && s.state.Systems.At(simSystem).Settled > 0:
 			s.note("abort: %+v", s.apply(model.Abort{Proposal: fmt.Sprint("abort", len(s.log)), System: simSystem, By: "ann"})[0])
-		case x < 13 && n.up:
+		case x < 12 && s.rng.IntN(2) == 0:
+			s.rollback()
+		case x < 15 && n.up:
 			for key := range n.procs {
 				s.note("%s: process of %s dies", n.id, key)
 				n.procs[key] = model.Process{Claim: n.procs[key].Claim, Since: s.now}

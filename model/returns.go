@@ -1,0 +1,119 @@
+package model
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Return brings the data of a service back to a snapshot, as part of a new generation: what there is now is saved first, and
+// what uses the data starts anew with those of the snapshot, on a timeline of their own.
+type Return struct {
+	Service   string `cbor:"1,keyasint"`
+	Container string `cbor:"2,keyasint"`
+	// Snapshot is the ID of a kept generation; "" for data that are still those of the timeline.
+	Snapshot string `cbor:"3,keyasint"`
+	Timeline string `cbor:"4,keyasint"`
+}
+
+// ChooseReturns finds, for a rollback of a system to an intent, the snapshots that its data should go back to: of each
+// service with managed state that is not the same any more, or that one which is not uses directly, the newest of the
+// intent's own time or earlier. lack names those services of which there is none.
+func ChooseReturns(s *State, system string, target Intent) (returns []Return, lack []string) {
+	keys, _ := s.Manifest(system, target.Last)
+	touched := map[string]bool{} // row keys of the target's
+	for _, k := range keys {
+		if r, now := s.Rows.Get(k); now && !r.Obsolete {
+			continue
+		}
+		touched[k] = true
+		for _, on := range s.Specs.At(k).DependsOn {
+			touched[on] = true
+		}
+	}
+	for _, k := range keys {
+		r := s.Specs.At(k)
+		if !touched[k] || !r.Managed {
+			continue
+		}
+		snap, ok := s.NewestSnapshot(r.CustodyKey(), func(x Snapshot) bool { return x.Of > 0 && x.Of <= target.Last })
+		if !ok {
+			lack = append(lack, r.Service)
+			continue
+		}
+		line := fmt.Sprintf("%d from %d", s.Systems.At(system).Generation+1, snap.Generation)
+		returns = append(returns, Return{r.Service, r.Container, snap.ID, line})
+	}
+	slices.Sort(lack)
+	return returns, slices.Compact(lack)
+}
+
+// undoReturns gives what an automatic rollback to rows has to do so that these find the data that they had: where the data
+// have left the timeline, the snapshot that was taken when they did.
+func undoReturns(s *State, rows []RowSpec) (returns []Return) {
+	for _, r := range rows {
+		c := s.Custody.At(r.CustodyKey())
+		if !r.Managed || r.Spec.Timeline == c.timeline() {
+			continue
+		}
+		back := Return{Service: r.Service, Container: r.Container, Timeline: r.Spec.Timeline}
+		if c.Timeline != r.Spec.Timeline {
+			snap, ok := s.NewestSnapshot(r.CustodyKey(), func(x Snapshot) bool { return x.Timeline == r.Spec.Timeline })
+			if !ok {
+				continue // nothing to go back to: the row is composed for the data that there are
+			}
+			back.Snapshot = snap.ID
+		}
+		returns = append(returns, back)
+	}
+	return returns
+}
+
+// Returned is a component's custody once a generation with the return is the newest.
+func Returned(c Custody, r Return) Custody {
+	switch {
+	case r.Snapshot == "":
+		c.Wanted, c.Next = "", ""
+	case c.Node != "":
+		c.Wanted, c.Next = r.Snapshot, r.Timeline
+	default: // on its way, so it is saved
+		c.Snapshot, c.From, c.Timeline = r.Snapshot, "", r.Timeline
+	}
+	return c
+}
+
+// timeline is that which a service's row has in the manifest: that of its data, or of what they return to.
+func (c *composer) timeline(service, container string) string {
+	for _, r := range c.in.Returns {
+		if r.Service == service && r.Container == container {
+			return r.Timeline
+		}
+	}
+	return c.in.State.Custody.At(CustodyKey(c.in.System, service, container)).timeline()
+}
+
+// onTimelines says whether rows have the timelines that they would be composed with.
+func onTimelines(s *State, rows []RowSpec, returns []Return) bool {
+	for _, r := range rows {
+		c := composer{in: Compose{State: s, System: r.System, Returns: returns}}
+		if r.Managed && r.Spec.Timeline != c.timeline(r.Service, r.Container) {
+			return false
+		}
+	}
+	return true
+}
+
+// describeReturn says what data row r begins with, for a plan.
+func describeReturn(s *State, r RowSpec, returns []Return) string {
+	for _, back := range returns {
+		if back.Service != r.Service || back.Container != r.Container {
+			continue
+		}
+		snap, ok := s.SnapshotByID(r.CustodyKey(), back.Snapshot)
+		if !ok {
+			break
+		}
+		return fmt.Sprintf("its state goes back to snapshot %d, of %s (generation %d); what it is now is kept as a snapshot", snap.Generation, snap.At.Format(time.RFC3339), snap.Of)
+	}
+	return "its state is as it was before"
+}
