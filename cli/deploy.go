@@ -87,8 +87,11 @@ func newRollbackCommand(c *console) *cobra.Command {
 		Use:   "rollback",
 		Short: "Go back to what ran before, as a new generation",
 		Long: "Go back to what the newest settled deployment replaced, or to a generation of the history. It becomes a new\n" +
-			"generation with the old one's contents; rolling back again goes further back.",
-		Example:           "  isonomia rollback\n  isonomia rollback --yes --to 12",
+			"generation with the old one's contents; rolling back again goes further back.\n\n" +
+			"The data stay as they are. With --with-state, what has managed state and changed since, or is used by what changed,\n" +
+			"gets its data of that time back as well: from the snapshot that was taken when it was replaced, or the last one\n" +
+			"before. What the data are now is kept as a snapshot, and isonomia restore SERVICE brings it back.",
+		Example:           "  isonomia rollback\n  isonomia rollback --yes --to 12\n  isonomia rollback --with-state",
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -100,6 +103,7 @@ func newRollbackCommand(c *console) *cobra.Command {
 	}
 	op.flags(cmd)
 	cmd.Flags().Uint64Var(&op.req.To, "to", 0, "`GENERATION` to go back to (default: the one before)")
+	cmd.Flags().BoolVar(&op.req.WithState, "with-state", false, "bring the data back, too")
 	_ = cmd.RegisterFlagCompletionFunc("to", completeGenerations(c))
 	return cmd
 }

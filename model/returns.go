@@ -1,6 +1,7 @@
 package model
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -17,23 +18,14 @@ type Return struct {
 }
 
 // ChooseReturns finds, for a rollback of a system to an intent, the snapshots that its data should go back to: of each
-// service with managed state that is not the same any more, or that one which is not uses directly, the newest of the
+// service with managed state that an operator has changed since, or that what was changed uses directly, the newest of the
 // intent's own time or earlier. lack names those services of which there is none.
 func ChooseReturns(s *State, system string, target Intent) (returns []Return, lack []string) {
 	keys, _ := s.Manifest(system, target.Last)
-	touched := map[string]bool{} // row keys of the target's
-	for _, k := range keys {
-		if r, now := s.Rows.Get(k); now && !r.Obsolete {
-			continue
-		}
-		touched[k] = true
-		for _, on := range s.Specs.At(k).DependsOn {
-			touched[on] = true
-		}
-	}
+	touched := touchedSince(s, system, target.Last)
 	for _, k := range keys {
 		r := s.Specs.At(k)
-		if !touched[k] || !r.Managed {
+		if !touched[r.Service] || !r.Managed {
 			continue
 		}
 		snap, ok := s.NewestSnapshot(r.CustodyKey(), func(x Snapshot) bool { return x.Of > 0 && x.Of <= target.Last })
@@ -46,6 +38,43 @@ func ChooseReturns(s *State, system string, target Intent) (returns []Return, la
 	}
 	slices.Sort(lack)
 	return returns, slices.Compact(lack)
+}
+
+// touchedSince names the services that operators changed since a generation, and those that these use directly. That a
+// node went down or came back is no reason to doubt anybody's data.
+func touchedSince(s *State, system string, generation uint64) map[string]bool {
+	touched := map[string]bool{}
+	for n := generation + 1; n <= s.Systems.At(system).Generation; n++ {
+		g, ok := s.Generation(system, n)
+		if !ok || g.Kind == KindAdapt {
+			continue
+		}
+		programs := map[string]int{} // by service and what it runs: how many came, less how many went
+		for i, keys := range [][]string{g.Added, g.Gone} {
+			for _, k := range keys {
+				r := s.Specs.At(k)
+				programs[r.Service+" "+r.Spec.program()] += 1 - 2*i
+			}
+		}
+		for _, k := range slices.Concat(g.Added, g.Gone) {
+			r := s.Specs.At(k)
+			if programs[r.Service+" "+r.Spec.program()] == 0 {
+				continue // restarted, or elsewhere, but the same
+			}
+			touched[r.Service] = true
+			for _, on := range r.DependsOn {
+				touched[s.Specs.At(on).Service] = true
+			}
+		}
+	}
+	return touched
+}
+
+// program is what of a spec is the same on every node.
+func (sp Spec) program() string {
+	sp.Host, sp.Ports, sp.Timeline = "", nil, ""
+	b, _ := json.Marshal(sp) // plain data: it always encodes
+	return string(b)
 }
 
 // undoReturns gives what an automatic rollback to rows has to do so that these find the data that they had: where the data

@@ -81,10 +81,7 @@ func (a *agent) run(ctx context.Context) error {
 	a.n.sweepStages()
 	a.catchUp(ctx)
 	for ctx.Err() == nil {
-		wake := a.turn(ctx)
-		if err := a.sleep(ctx, changed, wake); err != nil {
-			return nil
-		}
+		waitAny(ctx, a.turn(ctx), changed, a.wake)
 	}
 	return nil
 }
@@ -126,23 +123,6 @@ func (a *agent) sweepRun(ctx context.Context) {
 			a.n.logClose("run directory", os.RemoveAll(d))
 		}
 	}
-}
-
-func (a *agent) sleep(ctx context.Context, changed <-chan struct{}, wake time.Time) error {
-	var timer <-chan time.Time
-	if !wake.IsZero() {
-		t := time.NewTimer(time.Until(wake))
-		defer t.Stop()
-		timer = t.C
-	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-changed:
-	case <-a.wake:
-	case <-timer:
-	}
-	return nil
 }
 
 // turn looks at State and at this node once and starts what Next asks for: first all claims of the turn in one log

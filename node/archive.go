@@ -33,11 +33,11 @@ func (n *Node) asked(r *http.Request, generation string) (model.Snapshot, snapsh
 		return model.Snapshot{}, snapshotstore.ID{}, err
 	}
 	system, service := systemOf(q.Get("system")), q.Get("service")
-	row := model.Row{RowSpec: model.RowSpec{System: system, Service: service, Container: q.Get("container")}}
+	container := q.Get("container")
 	for _, snap := range s.ServiceSnapshots(system, service) {
-		row.Container = cmp.Or(row.Container, snap.Container)
+		container = cmp.Or(container, snap.Container)
 	}
-	snap, err := generationOf(s, row, number)
+	snap, err := generationOf(s, model.CustodyKey(system, service, container), service, number)
 	if err == nil {
 		err = n.fetchState(r.Context(), s, snap)
 	}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
@@ -36,7 +37,7 @@ func undertake(s *model.State, req api.PlanRequest) (undertaking, error) {
 	case model.KindUndeploy:
 		return undertakeUndeploy(s, system, req.Services)
 	case model.KindRollback:
-		return undertakeRollback(s, system, req.To)
+		return undertakeRollback(s, system, req)
 	}
 	return undertaking{}, &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("%q is not deploy, undeploy or rollback", req.Kind)}
 }
@@ -112,19 +113,40 @@ func undertakeUndeploy(s *model.State, system string, services []string) (undert
 
 // undertakeRollback goes back to the intent of a generation, or to what the newest settled intent replaced; while
 // something is under way, to the newest settled one itself.
-func undertakeRollback(s *model.State, system string, to uint64) (undertaking, error) {
-	target, err := rollbackTarget(s, system, to)
+func undertakeRollback(s *model.State, system string, req api.PlanRequest) (undertaking, error) {
+	target, err := rollbackTarget(s, system, req.To)
 	if err != nil {
 		return undertaking{}, err
 	}
-	m, diags := model.ComposeRollback(s, system, target.Number)
+	var returns []model.Return
+	var lack []string
+	if req.WithState {
+		if returns, lack = model.ChooseReturns(s, system, target); len(returns) == 0 {
+			return undertaking{}, nothingToReturn(target, lack)
+		}
+	}
+	m, diags := model.ComposeRollback(s, system, target.Number, returns)
 	if diags.HasErrors() {
 		return undertaking{}, invalid(diags, target.Source)
 	}
 	u := newUndertaking(s, system, m, model.Draft{Kind: model.KindRollback, Source: target.Source, Packages: target.Packages,
 		Excluded: target.Excluded, Target: target.Number, Origin: target.Origin})
 	u.same = u.same && s.Systems.At(system).Settled == target.Number
+	for _, service := range lack {
+		u.plan.Warnings = append(u.plan.Warnings, fmt.Sprintf("%s keeps the data that it has: there is no snapshot of it from generation %d or before", service, target.Last))
+	}
 	return u, nil
+}
+
+// nothingToReturn is the answer to a rollback with state that would bring no data back.
+func nothingToReturn(target model.Intent, lack []string) error {
+	e := &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no state has to go back for generation %d: nothing with managed state was changed since, nor used by what was", target.Last),
+		Hint: "Roll back without --with-state."}
+	if len(lack) > 0 {
+		e.Message = fmt.Sprintf("there is no snapshot of %s from generation %d or before", strings.Join(lack, ", "), target.Last)
+		e.Hint = "Roll back without --with-state, or see isonomia snapshots and isonomia restore SERVICE@GENERATION."
+	}
+	return e
 }
 
 func rollbackTarget(s *model.State, system string, to uint64) (model.Intent, error) {

@@ -29,6 +29,7 @@ import (
 //	GET  /unanswered     shared ports that it cannot answer     (any)
 //	POST /hold           fetch these trees and keep them        (any)
 //	POST /warm           take a warm copy of a service's state  (where it is active)
+//	POST /ahead          take a snapshot of a service's state ahead of an upgrade  (where it is active)
 //	*    /v1/...         the public API, passed on for a user of another node
 //
 // On blob streams:
@@ -271,6 +272,7 @@ func (n *Node) peerRoutes() http.Handler {
 	mux.HandleFunc("POST /hold", n.handleBytes(func(ctx context.Context, b []byte) ([]byte, error) {
 		return nil, n.fetchTrees(ctx, strings.Fields(string(b)))
 	}))
+	mux.HandleFunc("POST /ahead", n.handleBytes(n.handleAhead))
 	mux.HandleFunc("POST /warm", n.handleBytes(func(ctx context.Context, b []byte) ([]byte, error) {
 		var of [3]string
 		if err := json.Unmarshal(b, &of); err != nil {

@@ -178,6 +178,16 @@ func custodian(s *model.State, system, service string) (model.Row, error) {
 	return model.Row{}, &api.Error{Code: api.CodeConflict, Message: why, Hint: "Wait until it is active; see isonomia status."}
 }
 
+// custodianNow is custodian, on a State that is as new as the leader's.
+func (n *Node) custodianNow(ctx context.Context, system, service string) (*model.State, model.Row, error) {
+	s, err := n.readState(ctx)
+	if err != nil {
+		return nil, model.Row{}, err
+	}
+	r, err := custodian(s, system, service)
+	return s, r, err
+}
+
 // passOn sends a request to the node that has a row, if that is another; the answer is its.
 func passOn[T any](n *Node, r *http.Request, node, path string, body any) (out T, passed bool, err error) {
 	if node == n.id.ID {
@@ -202,11 +212,7 @@ func (n *Node) postSnapshot(r *http.Request) (any, error) {
 		return nil, err
 	}
 	req.System = systemOf(req.System)
-	s, err := n.readState(r.Context())
-	if err != nil {
-		return nil, err
-	}
-	row, err := custodian(s, req.System, req.Service)
+	_, row, err := n.custodianNow(r.Context(), req.System, req.Service)
 	if err != nil {
 		return nil, err
 	}
@@ -222,37 +228,34 @@ func (n *Node) postRestore(r *http.Request) (any, error) {
 		return nil, err
 	}
 	req.System = systemOf(req.System)
-	s, err := n.readState(r.Context())
-	if err != nil {
-		return nil, err
-	}
-	row, err := custodian(s, req.System, req.Service)
+	s, row, err := n.custodianNow(r.Context(), req.System, req.Service)
 	if err != nil {
 		return nil, err
 	}
 	if out, passed, err := passOn[api.Restored](n, r, row.Node, "/v1/restore", req); passed {
 		return out, err
 	}
-	snap, err := generationOf(s, row, req.Generation)
+	snap, err := generationOf(s, row.CustodyKey(), row.Service, req.Generation)
 	if err != nil {
 		return nil, err
 	}
 	return n.agent.restoreTo(r.Context(), row, snap)
 }
 
-// generationOf finds a kept generation of a row's state; 0 is the newest.
-func generationOf(s *model.State, r model.Row, generation uint64) (model.Snapshot, error) {
+// generationOf finds a kept generation of a component; 0 is the newest.
+func generationOf(s *model.State, custodyKey, service string, generation uint64) (model.Snapshot, error) {
+	snap, ok := s.NewestSnapshot(custodyKey, func(snap model.Snapshot) bool { return generation == 0 || snap.Generation == generation })
+	if ok {
+		return snap, nil
+	}
 	var have []uint64
-	for _, snap := range slices.Backward(s.ServiceSnapshots(r.System, r.Service)) {
-		if snap.Container == r.Container && (generation == 0 || snap.Generation == generation) {
-			return snap, nil
-		}
+	for _, snap := range s.ComponentSnapshots(custodyKey) {
 		have = append(have, snap.Generation)
 	}
 	if len(have) == 0 {
-		return model.Snapshot{}, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no snapshot of %s", r.Service), Hint: "Take one: isonomia snapshot " + r.Service}
+		return snap, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no snapshot of %s", service), Hint: "Take one: isonomia snapshot " + service}
 	}
-	return model.Snapshot{}, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("generation %d of %s is not kept", generation, r.Service),
+	return snap, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("generation %d of %s is not kept", generation, service),
 		Hint: fmt.Sprintf("Kept are %v.", have)}
 }
 
@@ -388,10 +391,8 @@ func (n *Node) takeDue(ctx context.Context, s *model.State) {
 
 // lastTaken is when the newest snapshot of a row's state was taken, or else when the row became active.
 func lastTaken(s *model.State, r model.Row) time.Time {
-	for _, snap := range slices.Backward(s.ServiceSnapshots(r.System, r.Service)) {
-		if snap.Container == r.Container {
-			return snap.At
-		}
+	if snap, ok := s.NewestSnapshot(r.CustodyKey(), nil); ok {
+		return snap.At
 	}
 	return r.At
 }
@@ -438,7 +439,7 @@ func (n *Node) trimSnapshots(ctx context.Context) {
 			services[[2]string{snap.System, snap.Service}] = true
 		}
 		for of := range services {
-			drop.Keys = append(drop.Keys, model.Expired(s, of[0], of[1], s.Policy(of[0], of[1]).Keep)...)
+			drop.Keys = append(drop.Keys, model.Expired(s, of[0], of[1], s.Policy(of[0], of[1]))...)
 		}
 		if len(drop.Keys) == 0 {
 			continue

@@ -118,12 +118,10 @@ func (n *Node) dump(ctx context.Context, s *model.State, r model.RowSpec, in act
 
 func stageKey(r model.RowSpec) string { return "stage " + r.CustodyKey() }
 
-// knownRoots are the kept snapshots of a state, newest first: what has not changed is one of them again.
+// knownRoots are the newest kept snapshots of a state, newest first: what has not changed is one of them again.
 func knownRoots(s *model.State, r model.RowSpec) (states, facts []snapshotstore.ID) {
-	for _, snap := range slices.Backward(s.ServiceSnapshots(r.System, r.Service)) {
-		if snap.Container != r.Container || len(states) == 20 {
-			continue
-		}
+	snaps := s.ComponentSnapshots(r.CustodyKey())
+	for _, snap := range slices.Backward(snaps[max(len(snaps)-20, 0):]) {
 		if id, err := snapshotstore.ParseID(snap.ID); err == nil {
 			states = append(states, id)
 		}
@@ -306,13 +304,12 @@ type warmCopy struct {
 // giveWarm takes a warm copy of a state that is here.
 func (n *Node) giveWarm(ctx context.Context, system, service, container string) (warmCopy, error) {
 	s := n.fsm.State()
-	for _, r := range s.ServiceRows(system, service) {
-		if r.Node == n.id.ID && r.Container == container && r.Phase == model.Active && r.Managed {
-			d, err := n.dump(ctx, s, r.RowSpec, n.agent.instance(s, r.RowSpec, r.Claim), false)
-			return warmCopy{d.snap.ID, d.fresh}, err
-		}
+	r, ok := activeHere(s, n.id.ID, system, service, container)
+	if !ok {
+		return warmCopy{}, fmt.Errorf("%s is not active here", service)
 	}
-	return warmCopy{}, fmt.Errorf("%s is not active here", service)
+	d, err := n.dump(ctx, s, r.RowSpec, n.agent.instance(s, r.RowSpec, r.Claim), false)
+	return warmCopy{d.snap.ID, d.fresh}, err
 }
 
 // saveRow stops a row whose state moves and saves it.
@@ -326,7 +323,7 @@ func (a *agent) saveRow(ctx context.Context, s *model.State, r model.Row, claim 
 	if err == nil {
 		var d dumped
 		if d, err = a.n.dump(ctx, s, r.RowSpec, in, true); err == nil {
-			d.snap.Why = "moves to another node"
+			d.snap.Why = whySaved(s, r)
 			a.n.note(Noted{Kind: "saved", System: r.System, Service: r.Service,
 				Message: fmt.Sprintf("its state, %d bytes in %d files, %d of them new, in %v", d.snap.Size, d.snap.Files, d.fresh, time.Since(began).Round(time.Millisecond))})
 			a.forgetFailure(r.Key)
@@ -335,6 +332,17 @@ func (a *agent) saveRow(ctx context.Context, s *model.State, r model.Row, claim 
 		}
 	}
 	a.stateFailed(ctx, r, claim, "saving its state", err)
+}
+
+// whySaved says for the catalogue why a row that ends had its state saved.
+func whySaved(s *model.State, r model.Row) string {
+	switch {
+	case s.Custody.At(r.CustodyKey()).Wanted != "":
+		return "before it returns to an earlier snapshot"
+	case model.MustMove(s, r.RowSpec):
+		return "moves to another node"
+	}
+	return fmt.Sprintf("ahead of generation %d", s.Systems.At(r.System).Generation)
 }
 
 // stateIsHere refuses to start what has its state here when the directory of it is gone: it would begin anew, empty, and
@@ -354,7 +362,7 @@ func (a *agent) stateIsHere(s *model.State, r model.Row) error {
 // node was cut off: what that accepted was never promised.
 func (a *agent) restoreRow(ctx context.Context, s *model.State, r model.Row, claim uint64) {
 	c := s.Custody.At(r.CustodyKey())
-	snap, ok := snapshotByID(s, r.RowSpec, c.Snapshot)
+	snap, ok := s.SnapshotByID(r.CustodyKey(), c.Snapshot)
 	if !ok {
 		a.stateFailed(ctx, r, claim, "restoring its state", fmt.Errorf("snapshot %.12q is not in the catalogue", c.Snapshot))
 		return
@@ -376,7 +384,7 @@ func (a *agent) restoreRow(ctx context.Context, s *model.State, r model.Row, cla
 		return
 	}
 	a.n.note(Noted{Kind: "restored", System: r.System, Service: r.Service,
-		Message: fmt.Sprintf("its state from %s, %d bytes, of which %d were written, in %v", s.NodeName(c.From), snap.Size, l.written, l.took.Round(time.Millisecond))})
+		Message: fmt.Sprintf("its state, generation %d, from %s, %d bytes, of which %d were written, in %v", snap.Generation, s.NodeName(snap.Node), snap.Size, l.written, l.took.Round(time.Millisecond))})
 	a.forgetFailure(r.Key)
 	a.report(ctx, s, r, model.Report{Row: r.Key, Phase: model.Restored, Claim: claim, Snapshot: &model.Snapshot{ID: snap.ID}})
 }
@@ -389,14 +397,4 @@ func (a *agent) stateFailed(ctx context.Context, r model.Row, claim uint64, what
 	a.n.log.Warn("moving state", "service", r.Service, "reason", reason)
 	a.n.note(Noted{Kind: "state-failed", System: r.System, Service: r.Service, Message: reason})
 	a.fail(r, claim, reason, "")
-}
-
-// snapshotByID finds a kept snapshot of a row's state.
-func snapshotByID(s *model.State, r model.RowSpec, id string) (model.Snapshot, bool) {
-	for _, snap := range slices.Backward(s.ServiceSnapshots(r.System, r.Service)) {
-		if snap.Container == r.Container && snap.ID == id {
-			return snap, true
-		}
-	}
-	return model.Snapshot{}, false
 }

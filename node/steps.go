@@ -104,6 +104,9 @@ func (a *agent) prepare(ctx context.Context, s *model.State, r model.Row) {
 	if err == nil {
 		err = mod.Prepare(ctx, a.instance(s, r.RowSpec, 0))
 	}
+	if err == nil {
+		err = a.n.beforeUpgrade(ctx, s, r.RowSpec)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			a.fail(r, r.Claim, err.Error(), "")

@@ -181,16 +181,10 @@ func (t *tx) inherit(node string) {
 		if c.Node != node && (c.From != node || t.heldByMember(key, c.Snapshot)) {
 			continue
 		}
-		var newest model.Snapshot
-		for _, snap := range t.s.Snapshots.Prefix(key + "/") {
-			if t.held(snap) {
-				newest = snap
-			}
-		}
-		if newest.ID == "" {
-			t.s.Custody = t.s.Custody.Delete(key)
+		if newest, ok := t.s.NewestSnapshot(key, t.held); ok {
+			t.s.Custody = t.s.Custody.Set(key, model.Custody{Snapshot: newest.ID, Epoch: t.index, Timeline: newest.Timeline})
 		} else {
-			t.s.Custody = t.s.Custody.Set(key, model.Custody{Snapshot: newest.ID, Epoch: t.index})
+			t.s.Custody = t.s.Custody.Delete(key)
 		}
 	}
 }
@@ -200,12 +194,8 @@ func (t *tx) held(snap model.Snapshot) bool {
 }
 
 func (t *tx) heldByMember(custody, id string) bool {
-	for _, snap := range t.s.Snapshots.Prefix(custody + "/") {
-		if snap.ID == id && t.held(snap) {
-			return true
-		}
-	}
-	return false
+	_, ok := t.s.NewestSnapshot(custody, func(snap model.Snapshot) bool { return snap.ID == id && t.held(snap) })
+	return ok
 }
 
 func (t *tx) nodeRows(id string) []model.Row {

@@ -179,6 +179,8 @@ type PlanRequest struct {
 	Packages map[string]string `json:"packages,omitempty"` // service -> tree id, for deploy
 	Services []string          `json:"services,omitempty"` // for undeploy: empty means all
 	To       uint64            `json:"to,omitempty"`       // for rollback: a generation; 0 means the one before
+	// WithState brings, for a rollback, the data of what changed back as well.
+	WithState bool `json:"with_state,omitempty"`
 }
 
 // Change is one line of a Plan.

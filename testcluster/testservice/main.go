@@ -50,6 +50,12 @@ func (s *service) run() int {
 	if s.modes.fail {
 		return s.exit("told to fail")
 	}
+	if s.modes.spoil && s.state != "" {
+		if err := os.WriteFile(s.state, []byte("spoiled\n"), 0o600); err != nil {
+			fmt.Fprintln(os.Stderr, "testservice:", err)
+			return s.exit(err.Error())
+		}
+	}
 	if s.modes.fork {
 		exec.Command(os.Args[0], "child").Start()
 	}
@@ -125,6 +131,7 @@ type modes struct {
 	noHealth       bool
 	ignoreTerm     bool
 	hold, fork     bool
+	spoil          bool
 	print          int
 }
 
@@ -152,6 +159,8 @@ func parseModes(list string) (m modes, err error) {
 			m.hold = true
 		case "fork": // has a child that does nothing
 			m.fork = true
+		case "spoil": // replaces its state by a line that says so
+			m.spoil = true
 		case "print": // prints that many lines first
 			_, err = fmt.Sscan(value, &m.print)
 		default:
