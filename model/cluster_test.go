@@ -1,6 +1,7 @@
 package model_test
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ type cluster struct {
 	t     tester
 	s     *model.State
 	index uint64
+	data  string // what is in snapshots that are saved from now on; default "state"
 }
 
 // newCluster has members n1 ... with the ids id-n1 ...
@@ -147,7 +149,7 @@ func (c *cluster) advance(r model.Row) {
 	case model.CanSave(c.s, r) == "":
 		claim(model.Saving)
 	case r.Phase == model.Saving:
-		c.apply(model.Reports{Node: r.Node, Epoch: n.Epoch, Items: []model.Report{{Row: r.Key, Phase: model.Saved, Claim: r.Claim, Snapshot: &model.Snapshot{ID: "state"}}}})
+		c.apply(model.Reports{Node: r.Node, Epoch: n.Epoch, Items: []model.Report{{Row: r.Key, Phase: model.Saved, Claim: r.Claim, Snapshot: &model.Snapshot{ID: cmp.Or(c.data, "state")}}}})
 	case model.CanRestore(c.s, r) == "":
 		claim(model.Restoring)
 	case r.Phase == model.Restoring:
