@@ -103,10 +103,7 @@ func (m *Module) Create(_ context.Context, in activate.Instance) error {
 	if err != nil {
 		return err
 	}
-	if there, err := m.Present(in); err != nil || there {
-		return err
-	}
-	return m.Make(in, true, func(dir string) error {
+	return m.MakeAbsent(in, func(dir string) error {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
@@ -279,10 +276,10 @@ func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
 // Dump answers with the state's own directory.
 func (m *Module) Dump(_ context.Context, in activate.Instance, _ string, final bool) (activate.Payload, error) {
 	dir, err := m.Source(in, final)
-	if err != nil {
-		return activate.Payload{}, err
+	var facts map[string]string
+	if err == nil {
+		facts, err = count(dir)
 	}
-	facts, err := count(dir)
 	if err != nil && !final && errors.Is(err, fs.ErrNotExist) {
 		facts, err = nil, nil // something was removed meanwhile
 	}
@@ -300,15 +297,7 @@ func (m *Module) Load(_ context.Context, in activate.Instance, p activate.Payloa
 
 // Verify counts again. What the files hold is known to who restored them.
 func (m *Module) Verify(_ context.Context, in activate.Instance, p activate.Payload) error {
-	dir, _, err := place.Place(in.StateDir).Find()
-	if err != nil {
-		return err
-	}
-	got, err := count(dir)
-	if err != nil {
-		return fmt.Errorf("verify %q: %w", in.Service, err)
-	}
-	return activate.CompareFacts(p.Facts, got)
+	return m.Compare(in, p, func(dir string, _ bool) (map[string]string, error) { return count(dir) })
 }
 
 // count returns how many files there are and how long they are together.

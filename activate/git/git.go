@@ -55,11 +55,7 @@ func Outputs(in activate.Instance) map[string]string {
 // command runs git on a repository, with no configuration but its own. Whose the files are does not matter: the agent
 // may read all of them.
 func command(in activate.Instance, dir string, args ...string) tool.Command {
-	var dirs []string
-	if d := in.Settings["gitPrograms"]; d != "" {
-		dirs = []string{d}
-	}
-	return tool.Command{Program: "git", Dirs: dirs, Args: append([]string{"--git-dir=" + dir}, args...), Timeout: longTimeout,
+	return tool.Command{Program: "git", Dirs: []string{in.Settings["gitPrograms"]}, Args: append([]string{"--git-dir=" + dir}, args...), Timeout: longTimeout,
 		Env: []string{"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0",
 			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}}
 }
@@ -78,16 +74,13 @@ func (m *Module) Prepare(_ context.Context, in activate.Instance) error {
 
 // Create makes the repository and fetches the package's bundles.
 func (m *Module) Create(ctx context.Context, in activate.Instance) error {
-	if there, err := m.Present(in); err != nil || there {
-		return err
-	}
-	bundles, err := ledger.PackageFiles(in, ".bundle", maxBundle)
-	if err != nil {
-		return err
-	}
 	branch := cmp.Or(in.Settings["gitDefaultBranch"], "main")
-	return m.Make(in, true, func(dir string) error {
-		err := tool.Run(ctx, command(in, dir, "init", "--quiet", "--bare", "--shared=group", "--template=", "--initial-branch="+branch))
+	return m.MakeAbsent(in, func(dir string) error {
+		bundles, err := ledger.PackageFiles(in, ".bundle", maxBundle)
+		if err != nil {
+			return err
+		}
+		err = tool.Run(ctx, command(in, dir, "init", "--quiet", "--bare", "--shared=group", "--template=", "--initial-branch="+branch))
 		if err == nil {
 			// Housekeeping in the background would outlive those that a stop waits for.
 			err = tool.Run(ctx, command(in, dir, "config", "gc.autoDetach", "false"))
@@ -112,15 +105,9 @@ func (m *Module) Start(ctx context.Context, in activate.Instance) error {
 // Dump makes a repository of the refs as they are and of links to the files of objects, which never change. Every ref
 // must lead to objects that are there; while the repository is live all objects are read as well.
 func (m *Module) Dump(ctx context.Context, in activate.Instance, dir string, final bool) (activate.Payload, error) {
-	from, err := m.Source(in, final)
-	if err != nil {
-		return activate.Payload{}, err
-	}
-	facts, err := dump(ctx, in, from, dir, !final)
-	if err != nil {
-		return activate.Payload{}, fmt.Errorf("dump %q: %w", in.Service, err)
-	}
-	return activate.Payload{Dir: dir, Facts: facts}, nil
+	return m.CopyOut(in, dir, final, func(from string) (map[string]string, error) {
+		return dump(ctx, in, from, dir, !final)
+	})
 }
 
 func dump(ctx context.Context, in activate.Instance, from, dir string, all bool) (map[string]string, error) {
@@ -400,20 +387,15 @@ func (m *Module) Load(_ context.Context, in activate.Instance, p activate.Payloa
 
 // Verify compares the refs, and checks that what they lead to is there.
 func (m *Module) Verify(ctx context.Context, in activate.Instance, p activate.Payload) error {
-	dir, _, err := place.Place(in.StateDir).Find()
-	if err != nil {
-		return err
-	}
-	refs, err := twice(ctx, in, dir)
-	if err == nil {
-		err = fsck(ctx, in, dir, false)
-	}
-	if err != nil {
-		return fmt.Errorf("verify %q: %w", in.Service, err)
-	}
-	head, err := readSmall(filepath.Join(dir, "HEAD"), 64<<10)
-	if err != nil {
-		return err
-	}
-	return activate.CompareFacts(p.Facts, facts(refs, head))
+	return m.Compare(in, p, func(dir string, _ bool) (map[string]string, error) {
+		refs, err := twice(ctx, in, dir)
+		if err == nil {
+			err = fsck(ctx, in, dir, false)
+		}
+		if err != nil {
+			return nil, err
+		}
+		head, err := readSmall(filepath.Join(dir, "HEAD"), 64<<10)
+		return facts(refs, head), err
+	})
 }

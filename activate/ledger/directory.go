@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -24,21 +25,10 @@ func (d Directory) Present(in activate.Instance) (bool, error) {
 // Observe returns what is activated and can be reached: what a Stop took out of reach that did not come to its end is to be
 // started again, or stopped.
 func (d Directory) Observe(context.Context) ([]activate.Running, error) {
-	entries, err := d.Active()
-	if err != nil {
-		return nil, err
-	}
-	var all []activate.Running
-	for _, e := range entries {
+	return d.Running(func(e Entry) (bool, error) {
 		_, live, err := place.Place(e.StateDir).Find()
-		if err != nil {
-			return nil, err
-		}
-		if live {
-			all = append(all, e.Running())
-		}
-	}
-	return all, nil
+		return live, err
+	})
 }
 
 // Make puts what fill makes at a name, whose parent is there, in the place of the state, which is garbage until it is
@@ -79,6 +69,14 @@ func (d Directory) Stop(ctx context.Context, in activate.Instance) error {
 	return d.Deactivate(in)
 }
 
+// MakeAbsent makes the state as Make does, for its owner, where there is none.
+func (d Directory) MakeAbsent(in activate.Instance, fill func(dir string) error) error {
+	if there, err := d.Present(in); err != nil || there {
+		return err
+	}
+	return d.Make(in, true, fill)
+}
+
 // Source returns the state's directory for a dump.
 func (d Directory) Source(in activate.Instance, final bool) (string, error) {
 	dir, live, err := place.Place(in.StateDir).Find()
@@ -86,9 +84,35 @@ func (d Directory) Source(in activate.Instance, final bool) (string, error) {
 		return "", err
 	}
 	if dir == "" || final && live {
-		return "", fmt.Errorf("dump %q: its state is absent, or not stopped", in.Service)
+		return "", errors.New("its state is absent, or not stopped")
 	}
 	return dir, nil
+}
+
+// CopyOut is a dump into dir that copy makes of the state's directory, and gives the facts of.
+func (d Directory) CopyOut(in activate.Instance, dir string, final bool, copy func(from string) (map[string]string, error)) (activate.Payload, error) {
+	from, err := d.Source(in, final)
+	var facts map[string]string
+	if err == nil {
+		facts, err = copy(from)
+	}
+	if err != nil {
+		return activate.Payload{}, fmt.Errorf("dump %q: %w", in.Service, err)
+	}
+	return activate.Payload{Dir: dir, Facts: facts}, nil
+}
+
+// Compare compares what look finds in the state's directory with the facts of a payload.
+func (d Directory) Compare(in activate.Instance, p activate.Payload, look func(dir string, live bool) (map[string]string, error)) error {
+	dir, live, err := place.Place(in.StateDir).Find()
+	if err != nil {
+		return err
+	}
+	got, err := look(dir, live)
+	if err != nil {
+		return fmt.Errorf("verify %q: %w", in.Service, err)
+	}
+	return activate.CompareFacts(p.Facts, got)
 }
 
 // Delete removes the state, if it is garbage.

@@ -39,7 +39,7 @@ type Entry struct {
 	Boot      time.Duration     `json:"boot"` // CLOCK_BOOTTIME when it was activated
 }
 
-// Ledger is the files of one module. Its Observe and Watch are those of a module that starts no processes.
+// Ledger is the files of one module. Its Watch is that of a module that starts no processes.
 type Ledger struct {
 	dir string
 
@@ -162,15 +162,25 @@ func (l *Ledger) entries(kind string) ([]Entry, error) {
 	return all, nil
 }
 
-// Observe returns what is activated, as a module does.
-func (l *Ledger) Observe(context.Context) ([]activate.Running, error) {
+// IsActive says whether the component is activated.
+func (l *Ledger) IsActive(in activate.Instance) (bool, error) {
+	_, ok, err := read(l.active(in))
+	return ok, err
+}
+
+// Running returns what is activated and, as there says, is there to be used.
+func (l *Ledger) Running(there func(Entry) (bool, error)) ([]activate.Running, error) {
 	list, err := l.Active()
 	if err != nil {
 		return nil, err
 	}
 	var all []activate.Running
 	for _, e := range list {
-		all = append(all, e.Running())
+		if ok, err := there(e); err != nil {
+			return nil, err
+		} else if ok {
+			all = append(all, e.Running())
+		}
 	}
 	return all, nil
 }

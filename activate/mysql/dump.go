@@ -4,24 +4,20 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/isonomia-mesh/isonomia/activate"
+	"github.com/isonomia-mesh/isonomia/activate/served"
 	"github.com/isonomia-mesh/isonomia/activate/tool"
 )
 
 const (
 	dumpFile     = "dump.sql"
 	accountsFile = "accounts.json"
-	maxTables    = 1000    // whose rows are facts by name
 	maxHead      = 1 << 16 // bytes of a line that are looked at
 )
 
@@ -40,7 +36,7 @@ func (m *Module) dump(ctx context.Context, in activate.Instance, dir string, fin
 	if err != nil {
 		return nil, err
 	}
-	live, err := m.live(in)
+	live, err := m.IsActive(in)
 	if err != nil || !there || !complete || final && live {
 		return nil, errors.Join(err, errors.New("it is absent, not complete, or not stopped"))
 	}
@@ -56,16 +52,12 @@ func (m *Module) dump(ctx context.Context, in activate.Instance, dir string, fin
 	if err != nil {
 		return nil, err
 	}
-	facts := rows.facts()
+	facts := rows.Facts()
 	facts["charset"], facts["collation"] = before["charset"], before["collation"]
 	if err := plausible(before, facts, final); err != nil {
 		return nil, err
 	}
-	b, err := json.MarshalIndent(accounts, "", "\t")
-	if err != nil {
-		return nil, err
-	}
-	return facts, os.WriteFile(filepath.Join(dir, accountsFile), append(b, '\n'), 0o600)
+	return facts, served.WriteList(filepath.Join(dir, accountsFile), accounts)
 }
 
 // plausible compares what was dumped with what was counted before. Nobody wrote to what is stopped; otherwise tables may
@@ -80,58 +72,25 @@ func plausible(before, dumped map[string]string, final bool) error {
 	return nil
 }
 
-func mariadbDump(ctx context.Context, s server, name, path string) (tally, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+func mariadbDump(ctx context.Context, s server, name, path string) (rows served.Tally, err error) {
 	// Rows are lines of their own, in the order of the primary key.
 	c := s.command("mariadb-dump", "--single-transaction", "--quick", "--routines", "--triggers", "--events", "--hex-blob", "--order-by-primary",
 		"--skip-dump-date", "--no-tablespaces", "--max-allowed-packet=1G", "--", name)
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	c.Stdout, c.Timeout = w, loadTimeout
-	wait, err := tool.Start(ctx, c)
-	w.Close()
-	if err != nil {
-		return nil, err
-	}
-	rows, err := scan(r, f)
-	r.Close() // the end of mariadb-dump, if what it says cannot be written
-	if err := errors.Join(err, wait()); err != nil {
-		return nil, err
-	}
-	return rows, f.Close()
+	c.Timeout = served.LoadTimeout
+	err = tool.Into(ctx, c, path, func(w io.Writer, r io.Reader) (err error) {
+		rows, err = scan(r, w)
+		return err
+	})
+	return rows, err
 }
 
 const structure = "-- Table structure for table "
 
-// tally counts the rows of each table.
-type tally map[string]int64
-
-func (t tally) facts() map[string]string {
-	facts, total := map[string]string{"tables": strconv.Itoa(len(t))}, int64(0)
-	names := make([]string, 0, len(t))
-	for name, n := range t {
-		names, total = append(names, name), total+n
-	}
-	slices.Sort(names)
-	for _, name := range names[:min(len(names), maxTables)] {
-		facts["rows."+name] = strconv.FormatInt(t[name], 10)
-	}
-	facts["rows"] = strconv.FormatInt(total, 10)
-	return facts
-}
-
 // scan copies a dump from r to w without what tells of the programs, and counts the rows of each table. A dump that does
 // not end as one does is an error. Strings hold no line ends of their own: they are escaped.
-func scan(r io.Reader, w io.Writer) (tally, error) {
+func scan(r io.Reader, w io.Writer) (served.Tally, error) {
 	in, out := bufio.NewReaderSize(r, 1<<16), bufio.NewWriterSize(w, 1<<16)
-	rows := tally{}
+	rows := served.Tally{}
 	var table string                   // whose rows follow
 	var data, inserting, complete bool // between the comment that announces rows and their end; in a statement of them
 	header := true
@@ -251,26 +210,24 @@ func count(ctx context.Context, s server, name string) (map[string]string, error
 	var b strings.Builder
 	b.WriteString("START TRANSACTION WITH CONSISTENT SNAPSHOT;\n")
 	for _, r := range tables {
-		switch text(r, 0) {
+		switch r.Text(0) {
 		case "option":
-			charset, collation = text(r, 1), text(r, 2)
+			charset, collation = r.Text(1), r.Text(2)
 		case "table":
-			fmt.Fprintf(&b, "SELECT JSON_ARRAY(%s, COUNT(*)) FROM %s.%s;\n", literal(text(r, 1)), identifier(name), identifier(text(r, 1)))
+			fmt.Fprintf(&b, "SELECT JSON_ARRAY(%s, COUNT(*)) FROM %s.%s;\n", literal(r.Text(1)), identifier(name), identifier(r.Text(1)))
 		}
 	}
 	counts, err := s.ask(ctx, b.String())
 	if err != nil {
 		return nil, err
 	}
-	t := tally{}
+	t := served.Tally{}
 	for _, r := range counts {
-		n, err := strconv.ParseFloat(text(r, 1), 64)
-		if err != nil {
-			return nil, fmt.Errorf("count the rows of %q: %w", text(r, 0), err)
+		if t[r.Text(0)], err = r.Count(1); err != nil {
+			return nil, fmt.Errorf("count the rows of %q: %w", r.Text(0), err)
 		}
-		t[text(r, 0)] = int64(n)
 	}
-	facts := t.facts()
+	facts := t.Facts()
 	facts["charset"], facts["collation"] = charset, collation
 	return facts, nil
 }
@@ -286,11 +243,6 @@ type grant struct {
 
 type grants []grant
 
-const (
-	maxGrants       = 10_000
-	maxAccountsFile = 16 << 20 // bytes
-)
-
 // accounts are those that are granted something on the database, roles aside.
 func (s server) accounts(ctx context.Context, name string) (grants, error) {
 	rows, err := s.ask(ctx, fmt.Sprintf("SELECT JSON_ARRAY(User, Host, Db) FROM mysql.db WHERE Host <> '' AND %s IN (%s, %s) ORDER BY User, Host;",
@@ -300,7 +252,7 @@ func (s server) accounts(ctx context.Context, name string) (grants, error) {
 	}
 	all := grants{}
 	for _, r := range rows {
-		g := grant{User: text(r, 0), Host: text(r, 1)}
+		g := grant{User: r.Text(0), Host: r.Text(1)}
 		created, err := s.texts(ctx, "SHOW CREATE USER "+account(g.User, g.Host))
 		if err != nil {
 			return nil, err
@@ -310,33 +262,13 @@ func (s server) accounts(ctx context.Context, name string) (grants, error) {
 		if err != nil {
 			return nil, err
 		}
-		on := " ON " + identifier(text(r, 2)) + ".* TO "
+		on := " ON " + identifier(r.Text(2)) + ".* TO "
 		for _, line := range given {
 			if privileges, rest, ok := strings.Cut(strings.TrimPrefix(line, "GRANT "), on); ok {
 				g.Privileges, g.Grantable = privileges, strings.HasSuffix(rest, " WITH GRANT OPTION")
 				all = append(all, g)
 			}
 		}
-	}
-	return all, nil
-}
-
-func readAccounts(path string) (grants, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxAccountsFile))
-	if err != nil {
-		return nil, err
-	}
-	var all grants
-	if err := json.Unmarshal(b, &all); err != nil {
-		return nil, fmt.Errorf("read accounts %q: %w", path, err)
-	}
-	if len(all) > maxGrants {
-		return nil, fmt.Errorf("read accounts %q: %d of them", path, len(all))
 	}
 	return all, nil
 }

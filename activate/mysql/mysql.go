@@ -14,10 +14,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/activate/ledger"
+	"github.com/isonomia-mesh/isonomia/activate/served"
 	"github.com/isonomia-mesh/isonomia/activate/tool"
 )
 
@@ -63,17 +63,10 @@ func (m *Module) Prepare(ctx context.Context, in activate.Instance) error {
 
 // Observe returns what is activated, if its server says that the database is there and complete.
 func (m *Module) Observe(ctx context.Context) ([]activate.Running, error) {
-	entries, err := m.Active()
-	if err != nil {
-		return nil, err
-	}
-	var all []activate.Running
-	for _, e := range entries {
-		if there, complete, err := present(ctx, e.Instance()); err == nil && there && complete {
-			all = append(all, e.Running())
-		}
-	}
-	return all, ctx.Err()
+	return m.Running(func(e ledger.Entry) (bool, error) {
+		there, complete, err := present(ctx, e.Instance())
+		return err == nil && there && complete, ctx.Err()
+	})
 }
 
 // present says whether the database is there, and as a whole.
@@ -84,17 +77,6 @@ func present(ctx context.Context, in activate.Instance) (there, complete bool, e
 		return false, false, fmt.Errorf("find database %q: %w", n, err)
 	}
 	return all[n], !all[n+making] && !all[n+loading], nil
-}
-
-// live says whether the row's database is activated.
-func (m *Module) live(in activate.Instance) (bool, error) {
-	entries, err := m.Active()
-	for _, e := range entries {
-		if e.Service == in.Service && e.Container == in.Container && e.StateDir == in.StateDir {
-			return true, err
-		}
-	}
-	return false, err
 }
 
 // Create makes the database and loads the package's *.sql.
@@ -113,18 +95,7 @@ func (m *Module) Create(ctx context.Context, in activate.Instance) error {
 	}
 	s := serverOf(in.Settings)
 	return m.make(ctx, in, making, "", func(name string) error {
-		for _, path := range files {
-			f, err := os.Open(path)
-			if err != nil {
-				return err
-			}
-			err = s.run(ctx, name, f)
-			f.Close()
-			if err != nil {
-				return fmt.Errorf("load %q: %w", path, err)
-			}
-		}
-		return nil
+		return served.LoadFiles(files, func(r io.Reader) error { return s.run(ctx, name, r) })
 	})
 }
 
@@ -164,7 +135,11 @@ func (m *Module) make(ctx context.Context, in activate.Instance, mark, options s
 
 // Start gives back what is granted on the database.
 func (m *Module) Start(ctx context.Context, in activate.Instance) error {
-	if err := m.answers(ctx, in); err != nil {
+	err := served.Await(ctx, in.Spec.ReadyWithin(), func() error {
+		_, _, err := present(ctx, in)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if err := m.start(ctx, in); err != nil {
@@ -188,29 +163,13 @@ func (m *Module) start(ctx context.Context, in activate.Instance) error {
 	return err
 }
 
-// answers waits until the server does, for as long as an instance may take to start.
-func (m *Module) answers(ctx context.Context, in activate.Instance) error {
-	end := time.Now().Add(in.Spec.ReadyWithin())
-	for {
-		_, _, err := present(ctx, in)
-		if err == nil || time.Now().After(end) {
-			return err
-		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		}
-	}
-}
-
 // Stop withholds what is granted on the database, and ends the sessions of those who had it.
 func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
 	if own, err := m.Owns(in); err != nil || !own {
 		return err
 	}
 	// What was never activated here is somebody's own.
-	if live, err := m.live(in); err != nil || !live {
+	if live, err := m.IsActive(in); err != nil || !live {
 		return err
 	}
 	n, s := database(in), serverOf(in.Settings)
@@ -236,11 +195,11 @@ func (m *Module) Load(ctx context.Context, in activate.Instance, p activate.Payl
 }
 
 func (m *Module) load(ctx context.Context, in activate.Instance, p activate.Payload) error {
-	if live, err := m.live(in); err != nil || live {
+	if live, err := m.IsActive(in); err != nil || live {
 		return errors.Join(err, errors.New("it is live"))
 	}
 	s := serverOf(in.Settings)
-	accounts, err := readAccounts(filepath.Join(p.Dir, accountsFile))
+	accounts, err := served.ReadList[grant](filepath.Join(p.Dir, accountsFile))
 	if err != nil {
 		return err
 	}
@@ -263,7 +222,7 @@ func (m *Module) load(ctx context.Context, in activate.Instance, p activate.Payl
 		if err := s.run(ctx, name, f); err != nil {
 			return err
 		}
-		_, err := s.ask(ctx, forget(name)+accounts.grant(name))
+		_, err := s.ask(ctx, forget(name)+grants(accounts).grant(name))
 		return err
 	})
 }

@@ -95,7 +95,7 @@ func stopEndsSessions(t *testing.T, d *daemon) {
 	s := serverOf(in.Settings)
 	statetest.Await(t, "the session", func() error {
 		rows, err := s.ask(t.Context(), "SELECT JSON_ARRAY(COUNT(*)) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP(100)%';")
-		if err != nil || text(rows[0], 0) != "1" {
+		if err != nil || rows[0].Text(0) != "1" {
 			return fmt.Errorf("%v, %w", rows, err)
 		}
 		return nil
@@ -298,7 +298,7 @@ func remnant(t *testing.T, d *daemon) {
 	}()
 	statetest.Await(t, "the session", func() error {
 		rows, err := s.ask(t.Context(), "SELECT JSON_ARRAY(COUNT(*)) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP(2)%';")
-		if err != nil || text(rows[0], 0) != "1" {
+		if err != nil || rows[0].Text(0) != "1" {
 			return fmt.Errorf("%v, %w", rows, err)
 		}
 		return nil
@@ -463,7 +463,7 @@ func FuzzScan(f *testing.F) {
 			return
 		}
 		again, err := scan(bytes.NewReader(out.Bytes()), io.Discard)
-		if err != nil || activate.CompareFacts(rows.facts(), again.facts()) != nil {
+		if err != nil || activate.CompareFacts(rows.Facts(), again.Facts()) != nil {
 			t.Errorf("%v, and scanned again %v: %v", rows, again, err)
 		}
 	})

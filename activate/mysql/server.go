@@ -3,7 +3,6 @@ package mysql
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,15 +10,11 @@ import (
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/activate"
+	"github.com/isonomia-mesh/isonomia/activate/served"
 	"github.com/isonomia-mesh/isonomia/activate/tool"
 )
 
-const (
-	loadTimeout = 6 * time.Hour    // for a dump, a load, and the scripts of a package
-	askTimeout  = 30 * time.Second // for everything else
-
-	quiet = "--loose-skip-print-query-on-error" // statements hold data, and digests of passwords
-)
+const quiet = "--loose-skip-print-query-on-error" // statements hold data, and digests of passwords
 
 // server is how to reach a MariaDB server, from the settings.
 type server struct {
@@ -28,15 +23,12 @@ type server struct {
 }
 
 func serverOf(settings map[string]string) server {
-	s := server{
+	return server{
 		user:     cmp.Or(settings["mysqlUsername"], "root"),
 		password: settings["mysqlPassword"],
 		socket:   cmp.Or(settings["mysqlSocket"], "/run/mysqld/mysqld.sock"),
+		dirs:     []string{settings["mysqlPrograms"]},
 	}
-	if d := settings["mysqlPrograms"]; d != "" {
-		s.dirs = []string{d}
-	}
-	return s
 }
 
 // command runs a program of MariaDB's. The password is in its environment.
@@ -46,27 +38,19 @@ func (s server) command(program string, args ...string) tool.Command {
 	if s.password != "" {
 		env = []string{"MYSQL_PWD=" + s.password}
 	}
-	return tool.Command{Program: program, Dirs: s.dirs, Args: append(all, args...), Env: env, User: tool.LookupUser(s.user), Timeout: askTimeout}
+	return tool.Command{Program: program, Dirs: s.dirs, Args: append(all, args...), Env: env, User: tool.LookupUser(s.user), Timeout: served.AskTimeout}
 }
 
 // ask runs statements, of which each but the last ends in a semicolon, and decodes each line of the answer, a JSON
 // array. A statement that fails is the end of it.
-func (s server) ask(ctx context.Context, statements string) ([][]any, error) {
+func (s server) ask(ctx context.Context, statements string) ([]served.Row, error) {
 	c := s.command("mariadb", "--batch", "--raw", "--skip-column-names", "--connect-timeout=10", quiet, "--database=mysql")
 	c.Stdin = strings.NewReader("SET SESSION sql_mode = '';\n" + statements)
 	out, err := tool.Output(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	var rows [][]any
-	for line := range strings.Lines(out) {
-		var row []any
-		if err := json.Unmarshal([]byte(line), &row); err != nil {
-			return nil, fmt.Errorf("read answer %.100q: %w", line, err)
-		}
-		rows = append(rows, row)
-	}
-	return rows, nil
+	return served.Rows(out)
 }
 
 // texts runs one statement whose answer is lines of text.
@@ -81,7 +65,7 @@ func (s server) texts(ctx context.Context, statement string) ([]string, error) {
 // be able to give.
 func (s server) run(ctx context.Context, database string, r io.Reader) error {
 	c := s.command("mariadb", "--batch", "--binary-mode", "--connect-timeout=10", quiet, "--max-allowed-packet=1G", "--database="+database)
-	c.Stdin, c.Timeout = r, loadTimeout
+	c.Stdin, c.Timeout = r, served.LoadTimeout
 	return tool.Run(ctx, c)
 }
 
@@ -91,20 +75,9 @@ func (s server) databases(ctx context.Context, name string) (map[string]bool, er
 		literal(name), literal(name+making), literal(name+loading)))
 	all := map[string]bool{}
 	for _, r := range rows {
-		all[text(r, 0)] = true
+		all[r.Text(0)] = true
 	}
 	return all, err
-}
-
-// text is a field of a row; "" if there is none.
-func text(row []any, i int) string {
-	if i >= len(row) {
-		return ""
-	}
-	if s, ok := row[i].(string); ok {
-		return s
-	}
-	return fmt.Sprint(row[i])
 }
 
 func identifier(s string) string { return "`" + strings.ReplaceAll(s, "`", "``") + "`" }
@@ -157,7 +130,7 @@ func forget(name string) string {
 func (s server) patterns(ctx context.Context, name string) error {
 	rows, err := s.ask(ctx, fmt.Sprintf("SELECT JSON_ARRAY(User, Host, Db) FROM mysql.db WHERE %s LIKE Db AND %s <> %[1]s;", literal(name), plain("Db")))
 	if err == nil && len(rows) > 0 {
-		err = fmt.Errorf("%s has privileges on databases like %q: they cannot be withheld for %q alone", account(text(rows[0], 0), text(rows[0], 1)), text(rows[0], 2), name)
+		err = fmt.Errorf("%s has privileges on databases like %q: they cannot be withheld for %q alone", account(rows[0].Text(0), rows[0].Text(1)), rows[0].Text(2), name)
 	}
 	return err
 }
@@ -183,7 +156,7 @@ func (s server) endSessions(ctx context.Context, name string, patience time.Dura
 		}
 		for _, r := range rows {
 			// One that has ended by now is an error that means nothing: what is left is seen above.
-			if _, err := s.ask(ctx, "KILL CONNECTION "+text(r, 0)+";"); err != nil && ctx.Err() != nil {
+			if _, err := s.ask(ctx, "KILL CONNECTION "+r.Text(0)+";"); err != nil && ctx.Err() != nil {
 				return errors.Join(context.Cause(ctx), err)
 			}
 		}

@@ -5,16 +5,17 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/isonomia-mesh/isonomia/activate"
+	"github.com/isonomia-mesh/isonomia/activate/served"
 	"github.com/isonomia-mesh/isonomia/activate/tool"
 )
 
@@ -22,7 +23,6 @@ const (
 	dumpFile  = "dump.sql"
 	rolesFile = "roles.json"
 	key       = "isonomia" // of \restrict while dumping: the lines are dropped
-	maxTables = 1000       // whose rows are facts by name
 	maxLine   = 1 << 20    // bytes of an answer
 )
 
@@ -65,41 +65,21 @@ func dump(ctx context.Context, s server, name, dir string) (map[string]string, e
 	if want, _ := strconv.ParseInt(t.facts["rows"], 10, 64); rows < want {
 		return nil, fmt.Errorf("the dump has %d rows, the database %d", rows, want)
 	}
-	b, err := json.MarshalIndent(t.roles, "", "\t")
-	if err != nil {
-		return nil, err
-	}
-	return t.facts, os.WriteFile(filepath.Join(dir, rolesFile), append(b, '\n'), 0o600)
+	return t.facts, served.WriteList(filepath.Join(dir, rolesFile), t.roles)
 }
 
 // pgDump dumps to path and returns how many rows were written.
-func pgDump(ctx context.Context, s server, name, path, snapshot string, restrict bool) (int64, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
+func pgDump(ctx context.Context, s server, name, path, snapshot string, restrict bool) (rows int64, err error) {
 	c := s.command(name, "pg_dump", "--format=plain", "--encoding=UTF8", "--snapshot="+snapshot, "--no-password")
+	c.Timeout = served.LoadTimeout
 	if restrict {
 		c.Args = append(c.Args, "--restrict-key="+key)
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return 0, err
-	}
-	defer r.Close()
-	c.Stdout, c.Timeout = w, loadTimeout
-	wait, err := tool.Start(ctx, c)
-	w.Close()
-	if err != nil {
-		return 0, err
-	}
-	rows, err := scan(r, f)
-	r.Close() // the end of pg_dump, if what it says cannot be written
-	if err := errors.Join(err, wait()); err != nil {
-		return 0, err
-	}
-	return rows, f.Close()
+	err = tool.Into(ctx, c, path, func(w io.Writer, r io.Reader) (err error) {
+		rows, err = scan(r, w)
+		return err
+	})
+	return rows, err
 }
 
 // scan copies a dump from r to w without what differs between two dumps of the same state, and returns how many rows
@@ -210,8 +190,8 @@ func begin(ctx context.Context, s server, name string) (*transaction, error) {
 	}
 	defer stdout.Close()
 	c := s.psql(name)
-	c.Stdin, c.Stdout, c.Timeout = stdin, stdout, loadTimeout
-	t := &transaction{facts: map[string]string{}, roles: roles{}}
+	c.Stdin, c.Stdout, c.Timeout = stdin, stdout, served.LoadTimeout
+	t := &transaction{roles: roles{}}
 	wait, err := tool.Start(ctx, c)
 	if err != nil {
 		feed.Close()
@@ -239,49 +219,30 @@ func begin(ctx context.Context, s server, name string) (*transaction, error) {
 func (t *transaction) read(r io.Reader) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxLine)
-	var total, tables int64
+	rows, options := served.Tally{}, map[string]string{}
 	for lines.Scan() {
-		rows, err := decode(lines.Text())
+		answer, err := served.Rows(lines.Text())
 		if err != nil {
 			return err
 		}
-		for _, row := range rows {
-			switch f := fields(row); f[0] {
+		for _, row := range answer {
+			switch row.Text(0) {
 			case "snapshot":
-				t.snapshot = f[1]
+				t.snapshot = row.Text(1)
 			case "option":
-				t.facts["encoding"], t.facts["collate"], t.facts["ctype"] = f[1], f[2], f[3]
+				options["encoding"], options["collate"], options["ctype"] = row.Text(1), row.Text(2), row.Text(3)
 			case "role":
-				t.roles = append(t.roles, role{f[1], f[2] == "true"})
+				t.roles = append(t.roles, role{row.Text(1), row.Text(2) == "true"})
 			case "rows":
-				n, err := strconv.ParseInt(f[2], 10, 64)
-				if err != nil {
+				if rows[row.Text(1)], err = row.Count(2); err != nil {
 					return err
 				}
-				if total, tables = total+n, tables+1; tables <= maxTables {
-					t.facts["rows."+f[1]] = f[2]
-				}
 			case "end":
-				t.facts["rows"], t.facts["tables"] = strconv.FormatInt(total, 10), strconv.FormatInt(tables, 10)
+				t.facts = rows.Facts()
+				maps.Copy(t.facts, options)
 				return nil
 			}
 		}
 	}
 	return errors.Join(lines.Err(), errors.New("count the rows: psql ended"))
-}
-
-// fields are the values of a row as text, at least four.
-func fields(row []any) []string {
-	f := make([]string, 0, 4)
-	for _, v := range row {
-		switch v := v.(type) {
-		case string:
-			f = append(f, v)
-		case float64:
-			f = append(f, strconv.FormatFloat(v, 'f', -1, 64))
-		default:
-			f = append(f, fmt.Sprint(v))
-		}
-	}
-	return append(f, make([]string, max(0, 4-len(f)))...)
 }

@@ -8,7 +8,6 @@ package postgresql
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/activate/ledger"
+	"github.com/isonomia-mesh/isonomia/activate/served"
 	"github.com/isonomia-mesh/isonomia/activate/tool"
 )
 
@@ -57,19 +57,11 @@ func (m *Module) Prepare(_ context.Context, in activate.Instance) error {
 
 // Observe returns what is activated, if its server says that the database is there and admits connections.
 func (m *Module) Observe(ctx context.Context) ([]activate.Running, error) {
-	entries, err := m.Active()
-	if err != nil {
-		return nil, err
-	}
-	var all []activate.Running
-	for _, e := range entries {
+	return m.Running(func(e ledger.Entry) (bool, error) {
 		name := database(e.Instance())
 		there, err := serverOf(e.Settings).databases(ctx, name)
-		if err == nil && there[name] {
-			all = append(all, e.Running())
-		}
-	}
-	return all, ctx.Err()
+		return err == nil && there[name], ctx.Err()
+	})
 }
 
 // present says which of the component's databases is its state: "" if it has none.
@@ -103,25 +95,8 @@ func (m *Module) Create(ctx context.Context, in activate.Instance) error {
 	}
 	s := serverOf(in.Settings)
 	return m.make(ctx, in, "", func(name string) error {
-		for _, path := range files {
-			if err := load(ctx, s, name, path); err != nil {
-				return err
-			}
-		}
-		return nil
+		return served.LoadFiles(files, func(r io.Reader) error { return s.run(ctx, name, r, false) })
 	})
-}
-
-func load(ctx context.Context, s server, name, path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := s.run(ctx, name, f, false); err != nil {
-		return fmt.Errorf("load %q: %w", path, err)
-	}
-	return nil
 }
 
 // make makes a database with options, has fill fill it, and puts it in the place of the state, all or nothing: names
@@ -161,7 +136,11 @@ func drop(name string) string {
 
 // Start makes the database reachable.
 func (m *Module) Start(ctx context.Context, in activate.Instance) error {
-	if err := m.answers(ctx, in); err != nil {
+	err := served.Await(ctx, in.Spec.ReadyWithin(), func() error {
+		_, err := serverOf(in.Settings).databases(ctx, database(in))
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if err := m.Create(ctx, in); err != nil {
@@ -185,22 +164,6 @@ func (m *Module) Start(ctx context.Context, in activate.Instance) error {
 	return nil
 }
 
-// answers waits until the server does, for as long as an instance may take to start.
-func (m *Module) answers(ctx context.Context, in activate.Instance) error {
-	end := time.Now().Add(in.Spec.ReadyWithin())
-	for {
-		_, err := serverOf(in.Settings).databases(ctx, database(in))
-		if err == nil || time.Now().After(end) {
-			return err
-		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		}
-	}
-}
-
 // Stop admits no more connections, ends those that there are, and renames the database.
 func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
 	if own, err := m.Owns(in); err != nil || !own {
@@ -212,7 +175,7 @@ func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
 	}
 	if live && name != "" {
 		// What was never activated here is somebody's own.
-		if active, err := m.active(in); err != nil || !active {
+		if active, err := m.IsActive(in); err != nil || !active {
 			return err
 		}
 		if err := m.close(ctx, in); err != nil {
@@ -220,16 +183,6 @@ func (m *Module) Stop(ctx context.Context, in activate.Instance) error {
 		}
 	}
 	return m.Deactivate(in)
-}
-
-func (m *Module) active(in activate.Instance) (bool, error) {
-	entries, err := m.Active()
-	for _, e := range entries {
-		if e.ID == in.ID {
-			return true, nil
-		}
-	}
-	return false, err
 }
 
 func (m *Module) close(ctx context.Context, in activate.Instance) error {
@@ -257,7 +210,7 @@ func (m *Module) Load(ctx context.Context, in activate.Instance, p activate.Payl
 		return fmt.Errorf("load database %q: it is live", name)
 	}
 	s := serverOf(in.Settings)
-	roles, err := readRoles(filepath.Join(p.Dir, rolesFile))
+	all, err := served.ReadList[role](filepath.Join(p.Dir, rolesFile))
 	if err != nil {
 		return err
 	}
@@ -272,7 +225,7 @@ func (m *Module) Load(ctx context.Context, in activate.Instance, p activate.Payl
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if _, err := s.ask(ctx, roles.create()); err != nil {
+	if _, err := s.ask(ctx, roles(all).create()); err != nil {
 		return fmt.Errorf("make roles: %w", err)
 	}
 	guard, err := s.restrict(ctx)
@@ -346,31 +299,6 @@ type role struct {
 }
 
 type roles []role
-
-const (
-	maxRoles     = 10_000
-	maxRolesFile = 4 << 20 // bytes
-)
-
-func readRoles(path string) (roles, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRolesFile))
-	if err != nil {
-		return nil, err
-	}
-	var all roles
-	if err := json.Unmarshal(b, &all); err != nil {
-		return nil, fmt.Errorf("read roles %q: %w", path, err)
-	}
-	if len(all) > maxRoles {
-		return nil, fmt.Errorf("read roles %q: %d of them", path, len(all))
-	}
-	return all, nil
-}
 
 // create makes the roles that are not there. They have no passwords: those are no part of a database.
 func (rs roles) create() string {

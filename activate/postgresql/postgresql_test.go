@@ -421,7 +421,7 @@ func FuzzScan(f *testing.F) {
 func FuzzCount(f *testing.F) {
 	f.Add(`["snapshot", "1"]` + "\n" + `["role", "a", true]` + "\n" + `["rows", "t", 3]` + "\n" + `["end"]`)
 	f.Fuzz(func(t *testing.T, s string) {
-		x := transaction{facts: map[string]string{}}
+		x := transaction{}
 		_ = x.read(strings.NewReader(s))
 	})
 }

@@ -3,22 +3,16 @@ package postgresql
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/isonomia-mesh/isonomia/activate"
+	"github.com/isonomia-mesh/isonomia/activate/served"
 	"github.com/isonomia-mesh/isonomia/activate/tool"
-)
-
-const (
-	loadTimeout = 6 * time.Hour    // for a dump, a load, and the scripts of a package
-	askTimeout  = 30 * time.Second // for everything else
 )
 
 // server is how to reach a PostgreSQL server, from the settings.
@@ -28,17 +22,13 @@ type server struct {
 }
 
 func serverOf(settings map[string]string) server {
-	s := server{
+	return server{
 		user:     cmp.Or(settings["postgresqlUsername"], "postgres"),
 		password: settings["postgresqlPassword"],
 		port:     cmp.Or(settings["postgresqlPort"], "5432"),
 		socket:   cmp.Or(settings["postgresqlRuntimeDir"], "/var/run/postgresql"),
+		dirs:     append([]string{settings["postgresqlPrograms"]}, installed()...),
 	}
-	if d := settings["postgresqlPrograms"]; d != "" {
-		s.dirs = []string{d}
-	}
-	s.dirs = append(s.dirs, installed()...)
-	return s
 }
 
 // installed are the directories where Debian has the programs, of the newest version first. pg_dump must not be older
@@ -60,7 +50,7 @@ func (s server) command(database, program string, args ...string) tool.Command {
 	if s.password != "" {
 		env = append(env, "PGPASSWORD="+s.password)
 	}
-	return tool.Command{Program: program, Dirs: s.dirs, Args: args, Env: env, User: tool.LookupUser(s.user), Timeout: askTimeout}
+	return tool.Command{Program: program, Dirs: s.dirs, Args: args, Env: env, User: tool.LookupUser(s.user), Timeout: served.AskTimeout}
 }
 
 // psql runs SQL on database, from its stdin; any error ends it.
@@ -69,29 +59,14 @@ func (s server) psql(database string, args ...string) tool.Command {
 }
 
 // ask runs statements on the maintenance database, and decodes each line of the answer, a JSON array.
-func (s server) ask(ctx context.Context, statements string) ([][]any, error) {
+func (s server) ask(ctx context.Context, statements string) ([]served.Row, error) {
 	c := s.psql("postgres")
 	c.Stdin = strings.NewReader(statements)
 	out, err := tool.Output(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	return decode(out)
-}
-
-func decode(out string) ([][]any, error) {
-	var rows [][]any
-	for line := range strings.Lines(out) {
-		if strings.TrimSpace(line) == "" {
-			continue
-		}
-		var row []any
-		if err := json.Unmarshal([]byte(line), &row); err != nil {
-			return nil, fmt.Errorf("read answer %.100q: %w", line, err)
-		}
-		rows = append(rows, row)
-	}
-	return rows, nil
+	return served.Rows(out)
 }
 
 // run runs statements from r on database; together says in one transaction.
@@ -100,7 +75,7 @@ func (s server) run(ctx context.Context, database string, r io.Reader, together 
 	if together {
 		c.Args = append(c.Args, "--single-transaction")
 	}
-	c.Stdin, c.Timeout = r, loadTimeout
+	c.Stdin, c.Timeout = r, served.LoadTimeout
 	return tool.Run(ctx, c)
 }
 
@@ -113,15 +88,7 @@ func (s server) databases(ctx context.Context, name string) (map[string]bool, er
 	}
 	all := map[string]bool{}
 	for _, r := range rows {
-		if len(r) != 2 {
-			return nil, fmt.Errorf("read answer: %d columns", len(r))
-		}
-		n, ok1 := r[0].(string)
-		admits, ok2 := r[1].(bool)
-		if !ok1 || !ok2 {
-			return nil, fmt.Errorf("read answer: %v", r)
-		}
-		all[n] = admits
+		all[r.Text(0)] = r.Text(1) == "true"
 	}
 	return all, nil
 }

@@ -68,11 +68,7 @@ func address(in activate.Instance) (string, error) {
 
 // program is the instance as a process: its directory is the state's, and no other of ours.
 func program(in activate.Instance) (activate.Instance, error) {
-	var dirs []string
-	if d := in.Settings["redisPrograms"]; d != "" {
-		dirs = []string{d}
-	}
-	server, err := tool.Find("redis-server", dirs...)
+	server, err := tool.Find("redis-server", in.Settings["redisPrograms"])
 	if err != nil {
 		return in, err
 	}
@@ -165,15 +161,9 @@ func initial(in activate.Instance) (string, error) {
 
 // Create makes the dataset: the package's, or an empty one.
 func (m *Module) Create(_ context.Context, in activate.Instance) error {
-	if there, err := m.Present(in); err != nil || there {
-		return err
-	}
-	from, err := initial(in)
-	if err != nil {
-		return err
-	}
-	return m.Make(in, true, func(dir string) error {
-		if err := os.Mkdir(dir, 0o700); err != nil {
+	return m.MakeAbsent(in, func(dir string) error {
+		from, err := initial(in)
+		if err := errors.Join(err, os.Mkdir(dir, 0o700)); err != nil {
 			return err
 		}
 		path := filepath.Join(dir, rdbFile)
@@ -355,18 +345,10 @@ func (m *Module) settle(ctx context.Context, in activate.Instance, addr string) 
 
 // Dump links the file of the dataset, written anew if the server has something that is not in it.
 func (m *Module) Dump(ctx context.Context, in activate.Instance, dir string, final bool) (activate.Payload, error) {
-	facts, err := m.dump(ctx, in, dir, final)
-	if err != nil {
-		return activate.Payload{}, fmt.Errorf("dump %q: %w", in.Service, err)
-	}
-	return activate.Payload{Dir: dir, Facts: facts}, nil
+	return m.CopyOut(in, dir, final, func(from string) (map[string]string, error) { return m.dump(ctx, in, from, dir) })
 }
 
-func (m *Module) dump(ctx context.Context, in activate.Instance, dir string, final bool) (map[string]string, error) {
-	from, err := m.Source(in, final)
-	if err != nil {
-		return nil, err
-	}
+func (m *Module) dump(ctx context.Context, in activate.Instance, from, dir string) (map[string]string, error) {
 	runs, err := m.runs(ctx, in)
 	if err != nil {
 		return nil, err
@@ -425,13 +407,5 @@ func (m *Module) Delete(ctx context.Context, in activate.Instance) error {
 
 // Verify reads the dataset's file again.
 func (m *Module) Verify(_ context.Context, in activate.Instance, p activate.Payload) error {
-	dir, _, err := place.Place(in.StateDir).Find()
-	if err != nil {
-		return err
-	}
-	got, err := examine(filepath.Join(dir, rdbFile))
-	if err != nil {
-		return fmt.Errorf("verify %q: %w", in.Service, err)
-	}
-	return activate.CompareFacts(p.Facts, got)
+	return m.Compare(in, p, func(dir string, _ bool) (map[string]string, error) { return examine(filepath.Join(dir, rdbFile)) })
 }

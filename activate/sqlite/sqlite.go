@@ -48,10 +48,7 @@ func (m *Module) Prepare(_ context.Context, in activate.Instance) error {
 
 // Create makes the database and loads the package's *.sql, each file as it is.
 func (m *Module) Create(ctx context.Context, in activate.Instance) error {
-	if there, err := m.Present(in); err != nil || there {
-		return err
-	}
-	return m.Make(in, true, func(dir string) error {
+	return m.MakeAbsent(in, func(dir string) error {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
@@ -91,15 +88,9 @@ func (m *Module) Start(ctx context.Context, in activate.Instance) error {
 
 // Dump copies the database page by page, as one transaction sees it, so that equal pages give equal chunks.
 func (m *Module) Dump(ctx context.Context, in activate.Instance, dir string, final bool) (activate.Payload, error) {
-	from, err := m.Source(in, final)
-	if err != nil {
-		return activate.Payload{}, err
-	}
-	facts, err := backup(ctx, filepath.Join(from, file), filepath.Join(dir, file))
-	if err != nil {
-		return activate.Payload{}, fmt.Errorf("dump %q: %w", in.Service, err)
-	}
-	return activate.Payload{Dir: dir, Facts: facts}, nil
+	return m.CopyOut(in, dir, final, func(from string) (map[string]string, error) {
+		return backup(ctx, filepath.Join(from, file), filepath.Join(dir, file))
+	})
 }
 
 // Load puts the payload's database in the place of the state.
@@ -114,17 +105,11 @@ func (m *Module) Load(_ context.Context, in activate.Instance, p activate.Payloa
 
 // Verify checks the database's integrity and counts its rows again.
 func (m *Module) Verify(ctx context.Context, in activate.Instance, p activate.Payload) error {
-	dir, live, err := place.Place(in.StateDir).Find()
-	if err != nil {
-		return err
-	}
-	mode := "ro&immutable=1" // nothing is made beside it
-	if live {
-		mode = "ro"
-	}
-	got, err := examine(ctx, filepath.Join(dir, file), mode)
-	if err != nil {
-		return fmt.Errorf("verify %q: %w", in.Service, err)
-	}
-	return activate.CompareFacts(p.Facts, got)
+	return m.Compare(in, p, func(dir string, live bool) (map[string]string, error) {
+		mode := "ro&immutable=1" // nothing is made beside it
+		if live {
+			mode = "ro"
+		}
+		return examine(ctx, filepath.Join(dir, file), mode)
+	})
 }

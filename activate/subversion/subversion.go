@@ -50,11 +50,7 @@ func Outputs(in activate.Instance) map[string]string {
 }
 
 func command(in activate.Instance, program string, args ...string) tool.Command {
-	var dirs []string
-	if d := in.Settings["subversionPrograms"]; d != "" {
-		dirs = []string{d}
-	}
-	return tool.Command{Program: program, Dirs: dirs, Args: args, Timeout: longTimeout}
+	return tool.Command{Program: program, Dirs: []string{in.Settings["subversionPrograms"]}, Args: args, Timeout: longTimeout}
 }
 
 // Prepare looks for the programs and the package's dumps.
@@ -71,14 +67,11 @@ func (m *Module) Prepare(_ context.Context, in activate.Instance) error {
 
 // Create makes the repository and loads the package's dumps.
 func (m *Module) Create(ctx context.Context, in activate.Instance) error {
-	if there, err := m.Present(in); err != nil || there {
-		return err
-	}
-	dumps, err := ledger.PackageFiles(in, ".dump", maxInitial)
-	if err != nil {
-		return err
-	}
-	return m.Make(in, true, func(dir string) error {
+	return m.MakeAbsent(in, func(dir string) error {
+		dumps, err := ledger.PackageFiles(in, ".dump", maxInitial)
+		if err != nil {
+			return err
+		}
 		return create(ctx, in, dir, "--ignore-uuid", dumps...)
 	})
 }
@@ -114,15 +107,7 @@ func (m *Module) Start(ctx context.Context, in activate.Instance) error {
 
 // Dump dumps all revisions up to the youngest one, and reads what was dumped to its end.
 func (m *Module) Dump(ctx context.Context, in activate.Instance, dir string, final bool) (activate.Payload, error) {
-	from, err := m.Source(in, final)
-	if err != nil {
-		return activate.Payload{}, err
-	}
-	facts, err := dump(ctx, in, from, dir)
-	if err != nil {
-		return activate.Payload{}, fmt.Errorf("dump %q: %w", in.Service, err)
-	}
-	return activate.Payload{Dir: dir, Facts: facts}, nil
+	return m.CopyOut(in, dir, final, func(from string) (map[string]string, error) { return dump(ctx, in, from, dir) })
 }
 
 func dump(ctx context.Context, in activate.Instance, from, dir string) (map[string]string, error) {
@@ -162,35 +147,22 @@ func look(ctx context.Context, in activate.Instance, dir string) (map[string]str
 }
 
 // svnDump dumps the revisions to path, and returns what was seen of them in the stream.
-func svnDump(ctx context.Context, in activate.Instance, from, path, youngest string) (map[string]string, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
+func svnDump(ctx context.Context, in activate.Instance, from, path, youngest string) (facts map[string]string, err error) {
 	said := &lastLine{}
 	c := command(in, "svnadmin", "dump", "--revision", "0:"+youngest, from)
-	c.Stdout, c.Stderr = w, said
-	wait, err := tool.Start(ctx, c)
-	w.Close()
+	c.Stderr = said
+	err = tool.Into(ctx, c, path, func(w io.Writer, r io.Reader) (err error) {
+		facts, err = scan(io.TeeReader(r, w))
+		return err
+	})
 	if err != nil {
-		return nil, err
-	}
-	facts, err := scan(io.TeeReader(r, f))
-	r.Close() // the end of svnadmin, if what it says cannot be written
-	if err := errors.Join(err, wait()); err != nil {
 		return nil, err
 	}
 	// It says so of each revision after the last byte of it.
 	if want := "* Dumped revision " + youngest + "."; said.line() != want {
 		return nil, fmt.Errorf("svnadmin ended with %.200q, not %q", said.line(), want)
 	}
-	return facts, f.Close()
+	return facts, nil
 }
 
 // Load makes the repository anew from the payload.
@@ -222,18 +194,13 @@ func (m *Module) Load(ctx context.Context, in activate.Instance, p activate.Payl
 
 // Verify checks every revision, and that they are all there.
 func (m *Module) Verify(ctx context.Context, in activate.Instance, p activate.Payload) error {
-	dir, _, err := place.Place(in.StateDir).Find()
-	if err != nil {
-		return err
-	}
-	got, err := look(ctx, in, dir)
-	if err == nil {
-		err = tool.Run(ctx, command(in, "svnadmin", "verify", "--quiet", dir))
-	}
-	if err != nil {
-		return fmt.Errorf("verify %q: %w", in.Service, err)
-	}
-	return activate.CompareFacts(p.Facts, got)
+	return m.Compare(in, p, func(dir string, _ bool) (map[string]string, error) {
+		got, err := look(ctx, in, dir)
+		if err == nil {
+			err = tool.Run(ctx, command(in, "svnadmin", "verify", "--quiet", dir))
+		}
+		return got, err
+	})
 }
 
 // copyFiles copies the files in a directory; links are passed over, and the templates that every repository is made with.

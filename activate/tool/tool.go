@@ -35,7 +35,7 @@ const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 // Command is a program to run once.
 type Command struct {
 	Program string   // a path, or a name to look up
-	Dirs    []string // to look in before Path
+	Dirs    []string // to look in before Path; "": none
 	Args    []string // never a secret: everybody can read them
 	Env     []string // beside PATH, HOME, LANG, LC_ALL and TZ
 	Dir     string
@@ -141,6 +141,30 @@ func Start(ctx context.Context, c Command) (wait func() error, err error) {
 	}, nil
 }
 
+// Into runs c, and has keep copy what it says on stdout to a new file at path, or refuse it. No error: all of it was kept,
+// c ended well, and the file was written.
+func Into(ctx context.Context, c Command, path string, keep func(w io.Writer, r io.Reader) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	c.Stdout = w
+	wait, err := Start(ctx, c)
+	w.Close()
+	if err != nil {
+		return err
+	}
+	err = keep(f, r)
+	r.Close() // the end of c, if what it says cannot be kept
+	return errors.Join(err, wait(), f.Close())
+}
+
 // launch starts cmd and waits for it in a thread that is kept for it: a program dies with the thread that started it.
 func launch(cmd *exec.Cmd) (ended chan error, err error) {
 	started, ended := make(chan error), make(chan error, 1)
@@ -159,6 +183,7 @@ func launch(cmd *exec.Cmd) (ended chan error, err error) {
 var errTimeout = errors.New("not done in time")
 
 func prepare(ctx context.Context, c Command) (*exec.Cmd, *tail, context.CancelFunc, error) {
+	c.Dirs = slices.DeleteFunc(slices.Clone(c.Dirs), func(dir string) bool { return !filepath.IsAbs(dir) })
 	path, err := Find(c.Program, c.Dirs...)
 	if err != nil {
 		return nil, nil, nil, err
