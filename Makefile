@@ -12,6 +12,9 @@ BIN := bin/isonomia
 TOOLS := ip:iproute2 nft:nftables strace:strace nsenter:util-linux pgrep:procps \
   initdb:postgresql mariadbd:mariadb-server-core mariadb-dump:mariadb-client git:git svnadmin:subversion redis-server:redis-server
 
+# What benchmarks compare with.
+bench: TOOLS += rsync:rsync restic:restic borg:borgbackup
+
 .PHONY: help build test check race bench fuzz demo soak deps clean
 
 help: ## list the targets

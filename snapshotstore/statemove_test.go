@@ -3,14 +3,19 @@ package snapshotstore
 import (
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
 
 // BenchmarkMove moves a state of one 1 GiB file (256 MiB with -short) of which
 // one per cent changed since the warm copy, in three shapes: what the pause of
-// a move consists of here, and what is sent for a byte that changed.
+// a move consists of here (the snapshot, its transfer, its restore), and what
+// is sent for a byte that changed. Beside it rsync, where it is installed,
+// brings the same change to a copy of the file.
 func BenchmarkMove(b *testing.B) {
 	size := int64(1 << 30)
 	if testing.Short() {
@@ -19,20 +24,25 @@ func BenchmarkMove(b *testing.B) {
 	for _, shape := range []string{"range", "inserts", "pages"} {
 		b.Run(shape, func(b *testing.B) {
 			sum := map[string]time.Duration{}
-			var sent, changed uint64
+			var sent, rsynced, changed uint64
 			for b.Loop() {
 				m := newMove(b, size)
 				m.hop(b, RestoreOptions{Warm: true})
+				m.rsync(b)
 				changed += m.change(b, shape)
 				age(b, m.dir)
 				steps, n := m.hop(b, RestoreOptions{})
+				steps["pause"] = steps["snapshot"] + steps["fetch"] + steps["restore"]
 				sent += n
+				n, steps["rsync"] = m.rsync(b)
+				rsynced += n
 				for step, d := range steps {
 					sum[step] += d
 				}
 				check(b, os.RemoveAll(m.base))
 			}
 			b.ReportMetric(float64(sent)/float64(changed), "sent/changed")
+			b.ReportMetric(float64(rsynced)/float64(changed), "rsync-sent/changed")
 			for step, d := range sum {
 				b.ReportMetric(d.Seconds()/float64(b.N), step+"-s")
 			}
@@ -86,6 +96,29 @@ func (m *move) hop(b *testing.B, opts RestoreOptions) (map[string]time.Duration,
 		timed("verify", func() { verified(b, m.to, info.Root, m.dest) })
 	}
 	return steps, sent
+}
+
+// rsync brings a copy of the file up to date and returns the bytes that this
+// sent to and fro, 0 without rsync.
+func (m *move) rsync(b *testing.B) (sent uint64, took time.Duration) {
+	if _, err := exec.LookPath("rsync"); err != nil {
+		b.Log("rsync is not installed: not compared")
+		return 0, 0
+	}
+	start := time.Now()
+	out, err := exec.Command("rsync", "-a", "--no-whole-file", "--stats", "--no-human-readable", m.dir+"/", filepath.Join(m.base, "rsynced")).CombinedOutput()
+	took = time.Since(start)
+	if err != nil {
+		b.Fatalf("rsync: %v: %s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if name, n, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && (name == "Total bytes sent" || name == "Total bytes received") {
+			bytes, err := strconv.ParseUint(n, 10, 64)
+			check(b, err)
+			sent += bytes
+		}
+	}
+	return sent, took
 }
 
 // change changes one per cent of the file and returns how many bytes that is.
