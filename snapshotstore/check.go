@@ -40,7 +40,11 @@ func (s *Store) Check(ctx context.Context) ([]Problem, error) {
 		}
 		problems = append(problems, found...)
 	}
-	more, err := s.checkRest()
+	told := map[ID]bool{}
+	for _, p := range problems {
+		told[p.ID] = true
+	}
+	more, err := s.checkRest(told)
 	if err != nil {
 		return problems, fmt.Errorf("check: %w", err)
 	}
@@ -71,11 +75,15 @@ func (s *Store) checkPack(ctx context.Context, num uint32, objects []packEntry) 
 	defer f.Close()
 	var problems []Problem
 	if sealed {
-		if _, _, err := readIndex(f, size); err != nil {
-			problems = append(problems, Problem{Where: where, What: err.Error()})
-		}
-	} else if _, err := readPackHeader(f); err != nil {
+		_, _, err = readIndex(f, size)
+	} else {
+		_, err = readPackHeader(f)
+	}
+	if err != nil {
 		problems = append(problems, Problem{Where: where, What: err.Error()})
+		s.mu.Lock()
+		p.suspect = true // what is in memory is right: Collect writes the pack anew
+		s.mu.Unlock()
 	}
 	for _, e := range objects {
 		if err := ctx.Err(); err != nil {
@@ -112,8 +120,8 @@ func (s *Store) checkObject(f *os.File, where string, e packEntry) (Problem, boo
 	return Problem{where, e.id, err.Error()}, true
 }
 
-// checkRest looks at what is not in packs.
-func (s *Store) checkRest() ([]Problem, error) {
+// checkRest looks at what is not in packs; objects in told were reported.
+func (s *Store) checkRest(told map[ID]bool) ([]Problem, error) {
 	var problems []Problem
 	line, err := os.ReadFile(filepath.Join(s.dir, "store"))
 	if err != nil || string(line) != formatLine {
@@ -126,7 +134,7 @@ func (s *Store) checkRest() ([]Problem, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, f := range files {
-		if _, id, ok := parseAside(f.Name()); ok {
+		if _, id, ok := parseAside(f.Name()); ok && !told[id] {
 			if _, here := s.index.lookup(id); !here {
 				problems = append(problems, Problem{filepath.Join("aside", f.Name()), id, "damaged earlier, to be fetched again"})
 			}
