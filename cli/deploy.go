@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,6 +33,9 @@ type operation struct {
 	req    api.PlanRequest
 
 	yes, noWait, rebuild bool
+	deleteState          bool     // undeploy: of what goes
+	going                []string // services whose state is deleted
+	deleted              []api.CollectedState
 	timeout              time.Duration // of watching; 0 means none
 	why                  string
 }
@@ -65,12 +69,18 @@ func newDeployCommand(c *console) *cobra.Command {
 func newUndeployCommand(c *console) *cobra.Command {
 	op := &operation{console: c, kind: undeployKind}
 	cmd := &cobra.Command{
-		Use:               "undeploy [SERVICE...]",
-		Short:             "Stop services, or the whole system, and give up their ports",
-		Example:           "  isonomia undeploy web\n  isonomia undeploy --yes",
+		Use:   "undeploy [SERVICE...]",
+		Short: "Stop services, or the whole system, and give up their ports",
+		Long: "Stop services, or the whole system, and give up their ports. Their states stay where they are, for when they are\n" +
+			"deployed again. With --delete-state they are deleted once everything has stopped; a last snapshot of each is kept,\n" +
+			"and isonomia gc --keep 0 drops those.",
+		Example:           "  isonomia undeploy web\n  isonomia undeploy --yes\n  isonomia undeploy staff --delete-state",
 		ValidArgsFunction: completeServices(c),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			op.req.Services = args
+			if op.deleteState && op.noWait {
+				return usagef("leave one of them out", "--delete-state has to wait for the end, and --no-wait does not")
+			}
 			if err := op.begin(); err != nil {
 				return err
 			}
@@ -78,6 +88,7 @@ func newUndeployCommand(c *console) *cobra.Command {
 		},
 	}
 	op.flags(cmd)
+	cmd.Flags().BoolVar(&op.deleteState, "delete-state", false, "delete their states, too, once they have stopped")
 	return cmd
 }
 
@@ -137,14 +148,8 @@ func (op *operation) begin() error {
 
 // execute plans, asks, proposes and watches.
 func (op *operation) execute(ctx context.Context) error {
-	if op.kind == undeployKind && len(op.req.Services) > 0 {
-		status, err := op.client.Status(ctx, op.req.System, false)
-		if err != nil {
-			return err
-		}
-		if err := knownServices(status, op.req.Services); err != nil {
-			return err
-		}
+	if err := op.findServices(ctx); err != nil {
+		return err
 	}
 	reply, agreed, err := op.propose(ctx)
 	switch {
@@ -157,6 +162,39 @@ func (op *operation) execute(ctx context.Context) error {
 	}
 	op.sayf("Accepted as generation %d.", reply.Generation)
 	return op.watch(ctx, reply)
+}
+
+// findServices looks for the services that an undeploy is about.
+func (op *operation) findServices(ctx context.Context) error {
+	if op.kind != undeployKind || len(op.req.Services) == 0 && !op.deleteState {
+		return nil
+	}
+	status, err := op.client.Status(ctx, op.req.System, false)
+	if err != nil {
+		return err
+	}
+	op.going = op.req.Services
+	for _, i := range status.Instances {
+		if len(op.req.Services) == 0 && !slices.Contains(op.going, i.Service) {
+			op.going = append(op.going, i.Service)
+		}
+	}
+	return knownServices(status, op.req.Services)
+}
+
+// deleteStates deletes the states of what was undeployed, wherever they are.
+func (op *operation) deleteStates(ctx context.Context) ([]api.CollectedState, error) {
+	if !op.deleteState || len(op.going) == 0 {
+		return nil, nil
+	}
+	gc, err := op.client.GC(ctx, api.GCRequest{System: op.req.System, Services: op.going})
+	if err != nil {
+		return nil, withHint(err, "everything is stopped; isonomia gc deletes the states")
+	}
+	if !op.json {
+		renderGC(op.out, gc)
+	}
+	return gc.States, notDeleted(gc)
 }
 
 // unchanged says that there was nothing to do. What is already asked for may still be under way: then it is watched.
@@ -179,6 +217,9 @@ func (op *operation) watch(ctx context.Context, reply api.DeployReply) error {
 	if err != nil {
 		return err
 	}
+	if op.deleted, err = op.deleteStates(ctx); err != nil {
+		return err
+	}
 	return op.result(reply, last.Outcome, last.Why)
 }
 
@@ -189,9 +230,10 @@ func (op *operation) result(reply api.DeployReply, outcome, why string) error {
 	}
 	return op.printJSON(struct {
 		api.DeployReply
-		Outcome string `json:"outcome,omitempty"`
-		Why     string `json:"why,omitempty"`
-	}{reply, outcome, why})
+		Outcome string               `json:"outcome,omitempty"`
+		Why     string               `json:"why,omitempty"`
+		Deleted []api.CollectedState `json:"deleted_states,omitempty"`
+	}{reply, outcome, why, op.deleted})
 }
 
 // propose plans and asks until a plan is accepted that the leader still agrees with. agreed is false when the

@@ -81,7 +81,7 @@ func newRootCommand(c *console) *cobra.Command {
 	)
 	addGroup(root, groupCluster, newAgentCommand(c), newDevCommand(c), newTokenCommand(c), newMembersCommand(c))
 	addGroup(root, groupDeploy, newPlanCommand(c), newDeployCommand(c), newUndeployCommand(c), newRollbackCommand(c), newAbortCommand(c))
-	addGroup(root, groupState, newSnapshotCommand(c), newSnapshotsCommand(c), newRestoreCommand(c), newCheckCommand(c))
+	addGroup(root, groupState, newSnapshotCommand(c), newSnapshotsCommand(c), newRestoreCommand(c), newCheckCommand(c), newGCCommand(c))
 	addGroup(root, groupLook, newStatusCommand(c), newHistoryCommand(c), newPortsCommand(c), newLogsCommand(c), newEventsCommand(c))
 	addGroup(root, groupOther, newVersionCommand(c), newCompletionCommand())
 	root.AddCommand(newKeeperCommand(), newBuildSandboxCommand())

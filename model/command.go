@@ -260,6 +260,7 @@ func (RecordBuild) command()   {}
 func (TakeSnapshot) command()  {}
 func (HoldSnapshots) command() {}
 func (DropSnapshots) command() {}
+func (GiveUpState) command()   {}
 
 // TakeSnapshot puts a snapshot into the catalogue, at its generation or as the newest one if nothing changed.
 type TakeSnapshot struct {
@@ -285,4 +286,15 @@ type HeldSnapshot struct {
 // custody refers to) stays.
 type DropSnapshots struct {
 	Keys []string `cbor:"1,keyasint"`
+	// Undeployed lets those of services go, to the last one, that are not deployed and whose state nobody has.
+	Undeployed bool `cbor:"2,keyasint,omitempty"`
+}
+
+// GiveUpState ends the custody of the state of a service that is not deployed, before its node deletes it.
+type GiveUpState struct {
+	System    string `cbor:"1,keyasint"`
+	Service   string `cbor:"2,keyasint"`
+	Container string `cbor:"3,keyasint"`
+	Node      string `cbor:"4,keyasint"` // id, that has it
+	Epoch     uint64 `cbor:"5,keyasint"` // of the node
 }

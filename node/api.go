@@ -48,6 +48,7 @@ func (n *Node) apiRoutes() http.Handler {
 	mux.HandleFunc("GET /v1/snapshots/archive", n.getArchive)
 	mux.HandleFunc("PUT /v1/snapshots/archive", handle(n.putArchive))
 	mux.HandleFunc("GET /v1/snapshots/diff", handle(n.getDiff))
+	mux.HandleFunc("POST /v1/gc", handle(n.postGC))
 	mux.HandleFunc("POST /v1/check", handle(n.postCheck))
 	mux.HandleFunc("GET /v1/watch", n.getWatch)
 	mux.HandleFunc("GET /v1/logs", n.getLogs)

@@ -100,6 +100,8 @@ func groups(s *model.State, r model.RowSpec) []int {
 
 func (a *agent) prepare(ctx context.Context, s *model.State, r model.Row) {
 	a.n.shared.yield(r.RowSpec)
+	a.n.fetches.lock(garbageKey(r.RowSpec)) // a state that is being deleted is gone first
+	a.n.fetches.unlock(garbageKey(r.RowSpec))
 	mod, err := a.n.module(r.Spec.Type)
 	if err == nil {
 		err = mod.Prepare(ctx, a.instance(s, r.RowSpec, 0))

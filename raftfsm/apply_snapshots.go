@@ -19,7 +19,7 @@ func (t *tx) keepSnapshot(r model.Row, snap model.Snapshot, c model.Reports) mod
 }
 
 func (t *tx) addSnapshot(snap model.Snapshot) model.Snapshot {
-	counter := "snapshots/" + model.CustodyKey(snap.System, snap.Service, snap.Container)
+	counter := snapshotCounter(model.CustodyKey(snap.System, snap.Service, snap.Container))
 	n := t.s.Counters.At(counter)
 	if last, ok := t.s.Snapshots.Get(model.SnapshotKey(snap.System, snap.Service, snap.Container, uint64(n))); ok && last.ID == snap.ID && last.Facts == snap.Facts && last.Timeline == snap.Timeline {
 		last.At, last.Checked, last.Before = snap.At, snap.Checked, max(snap.Before, last.Before)
@@ -34,6 +34,25 @@ func (t *tx) addSnapshot(snap model.Snapshot) model.Snapshot {
 		t.s.Snapshots = t.s.Snapshots.Delete(key) // a bound, not a policy: the leader trims to that long before
 	}
 	return snap
+}
+
+func snapshotCounter(custodyKey string) string { return "snapshots/" + custodyKey }
+
+// giveUpState ends a custody. From here on the state is garbage on its node, and the service would begin anew.
+func (t *tx) giveUpState(c model.GiveUpState) model.Result {
+	key := model.CustodyKey(c.System, c.Service, c.Container)
+	n, ok := t.s.Nodes.Get(c.Node)
+	held := t.s.Custody.At(key)
+	switch {
+	case !ok || n.Epoch != c.Epoch || n.Down:
+		return refuse(model.ErrEpoch, "node %s was marked down or removed since", t.s.NodeName(c.Node))
+	case len(t.s.ServiceRows(c.System, c.Service)) > 0:
+		return refuse(model.ErrStale, "%s is deployed", c.Service)
+	case held.Node != c.Node && held.From != c.Node:
+		return refuse(model.ErrStale, "the state of %s is not on %s any more", c.Service, n.Name)
+	}
+	t.s.Custody = t.s.Custody.Delete(key)
+	return model.Result{}
 }
 
 // dataOf is the generation of a system that its data belong to: the newest one that may have changed anything.
@@ -95,6 +114,14 @@ func (t *tx) holdSnapshots(c model.HoldSnapshots) model.Result {
 func (t *tx) dropSnapshots(c model.DropSnapshots) model.Result {
 	for _, key := range c.Keys {
 		snap, ok := t.s.Snapshots.Get(key)
+		component := model.CustodyKey(snap.System, snap.Service, snap.Container)
+		if ok && c.Undeployed && !t.s.Custody.Has(component) && len(t.s.ServiceRows(snap.System, snap.Service)) == 0 {
+			t.s.Snapshots = t.s.Snapshots.Delete(key)
+			if _, more := t.s.NewestSnapshot(component, nil); !more {
+				t.s.Counters = t.s.Counters.Delete(snapshotCounter(component))
+			}
+			continue
+		}
 		if ok && slices.Contains(model.Expired(t.s, snap.System, snap.Service, model.StatePolicy{}), key) {
 			t.s.Snapshots = t.s.Snapshots.Delete(key)
 		}

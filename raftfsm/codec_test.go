@@ -107,6 +107,8 @@ func drawKind(t *rapid.T, k kind) model.Command {
 		return draw[model.HoldSnapshots](t)
 	case model.DropSnapshots:
 		return draw[model.DropSnapshots](t)
+	case model.GiveUpState:
+		return draw[model.GiveUpState](t)
 	}
 	t.Fatalf("no generator for %s", k.typ)
 	return nil
@@ -118,7 +120,8 @@ func TestKindsArePinned(t *testing.T) {
 	t.Parallel()
 	// Never edit a line of this list: append. The numbers lie in logs on disk.
 	want := strings.Fields(`Init Admit CreateToken RevokeToken UpdateNode MarkDown MarkUp RemoveNode SealCA Begin Part
-		Commit Claims Reports Finish Retry Abort RecordBuild TakeSnapshot HoldSnapshots DropSnapshots`)
+		Commit Claims Reports Finish Retry Abort RecordBuild TakeSnapshot HoldSnapshots DropSnapshots
+		GiveUpState`)
 	if len(kinds) != len(want) {
 		t.Fatalf("%d kinds, want %d", len(kinds), len(want))
 	}

@@ -15,10 +15,10 @@
 // A body is the command with integer keys. Times are RFC 3339 text in UTC with nanoseconds, the zero time is null.
 // Kinds, for ever:
 //
-//	1 Init          7 MarkUp       13 Claims
-//	2 Admit         8 RemoveNode   14 Reports
+//	1 Init          7 MarkUp       13 Claims        19 TakeSnapshot
+//	2 Admit         8 RemoveNode   14 Reports       20 HoldSnapshots
 //	3 CreateToken   9 SealCA       15 Finish        21 DropSnapshots
-//	4 RevokeToken  10 Begin        16 Retry
+//	4 RevokeToken  10 Begin        16 Retry         22 GiveUpState
 //	5 UpdateNode   11 Part         17 Abort
 //	6 MarkDown     12 Commit       18 RecordBuild
 //

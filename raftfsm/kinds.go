@@ -37,6 +37,7 @@ var kinds = []kind{
 	kindOf[model.TakeSnapshot](19),
 	kindOf[model.HoldSnapshots](20),
 	kindOf[model.DropSnapshots](21),
+	kindOf[model.GiveUpState](22),
 }
 
 func kindOf[C model.Command](number uint64) kind {
