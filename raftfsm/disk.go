@@ -19,6 +19,7 @@ type disk struct {
 	slow      time.Duration // a write that takes longer is a stall
 	probation time.Duration // how long after a stall or an error the disk counts as sick
 	through   func(write func() error) error
+	log       *slog.Logger
 
 	mu    sync.Mutex
 	next  uint64
@@ -26,6 +27,7 @@ type disk struct {
 	sick  time.Time            // counts as sick until then
 	last  time.Duration
 	err   error // of the last write that failed
+	told  bool  // that there is a stall
 }
 
 // stallAfter is the longest write that is no stall, in election timeouts: 2 s on a LAN. Half of that is seen on sound
@@ -33,12 +35,12 @@ type disk struct {
 const stallAfter = 8
 
 // newDisk makes the watch over a disk; through carries each write out.
-func newDisk(t Timing, through func(write func() error) error) *disk {
+func newDisk(t Timing, through func(write func() error) error, log *slog.Logger) *disk {
 	slow := stallAfter * t.Election
 	if through == nil {
 		through = func(write func() error) error { return write() }
 	}
-	return &disk{slow: slow, probation: slow, through: through, began: map[uint64]time.Time{}}
+	return &disk{slow: slow, probation: slow, through: through, log: log, began: map[uint64]time.Time{}}
 }
 
 func (d *disk) time(write func() error) error {
@@ -54,6 +56,10 @@ func (d *disk) time(write func() error) error {
 	}
 	if err != nil || d.last > d.slow {
 		d.sick = now.Add(d.probation)
+	}
+	if d.told {
+		d.told = false
+		d.log.Warn("the stalled write to disk ended", "took", d.last, "error", err)
 	}
 	return err
 }
@@ -78,7 +84,19 @@ func (d *disk) underWay() time.Duration {
 }
 
 // stalled says that a write is under way for too long.
-func (d *disk) stalled() bool { return d.underWay() > d.slow }
+func (d *disk) stalled() bool {
+	took := d.underWay()
+	if took <= d.slow {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.told && len(d.began) > 0 {
+		d.told = true
+		d.log.Warn("a write to disk is stalled: if this server leads, it falls silent, and another one takes over", "for", took)
+	}
+	return true
+}
 
 // healthy says that writes end, in time and without errors, and have for a while.
 func (d *disk) healthy() bool {

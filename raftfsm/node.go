@@ -169,7 +169,7 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 	if err := raft.ValidateConfig(conf); err != nil {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, machine: newMachine(cfg.Apply, cfg.Log), disk: newDisk(cfg.Timing, cfg.disk),
+	n := &Node{cfg: cfg, log: cfg.Log, machine: newMachine(cfg.Apply, cfg.Log), disk: newDisk(cfg.Timing, cfg.disk, cfg.Log),
 		wedge: newWedge(cfg.Timing, cfg.Log), pulse: newPulse(cfg.Timing.Lease),
 		closing: make(chan struct{}), dead: make(chan struct{})}
 	n.calls.init()

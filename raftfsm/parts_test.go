@@ -91,7 +91,7 @@ func TestPulse(t *testing.T) {
 
 func TestDiskWatch(t *testing.T) {
 	t.Parallel()
-	d := newDisk(Timing{Election: time.Hour}, nil)
+	d := newDisk(Timing{Election: time.Hour}, nil, slog.New(slog.DiscardHandler))
 	if err := d.time(func() error { return nil }); err != nil || !d.healthy() || d.underWay() != 0 {
 		t.Error("a good write makes it sick")
 	}
@@ -102,7 +102,7 @@ func TestDiskWatch(t *testing.T) {
 	if _, err := d.lastWrite(); err != bad {
 		t.Errorf("last error %v", err)
 	}
-	slow := newDisk(Timing{Election: time.Nanosecond}, nil)
+	slow := newDisk(Timing{Election: time.Nanosecond}, nil, slog.New(slog.DiscardHandler))
 	_ = slow.time(func() error {
 		for slow.underWay() == 0 {
 		}
