@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -242,6 +243,84 @@ func TestFullDiskOfState(t *testing.T) {
 	verified(t, s, info.Root, small)
 	mustHave(t, s, info.Root, true)
 	noProblems(t, s)
+}
+
+// A restore on a disk with room for any number of pages, or of files, less
+// than it needs: over nothing, over an old copy and over a warm one. What was
+// there stays, nothing is left beside it but the warm copy, and with more room
+// the same call succeeds.
+func TestFullDiskAtEveryWriteOfRestore(t *testing.T) {
+	t.Parallel()
+	s := stateStore(t, Options{workers: 1})
+	before := files(t, map[string]string{"a": noise(1, 9000), "b/c": noise(2, 5000), "b/d": "->c", "e": ""})
+	after := files(t, map[string]string{"a": noise(1, 9000) + noise(3, 9000), "b/c": noise(4, 5000), "f/g": noise(5, 12_000), "f/h": "x"})
+	old, fresh := putState(t, s, before, StateOptions{}), putState(t, s, after, StateOptions{})
+	for _, start := range []string{"nothing", "old", "warm"} {
+		for _, limit := range []string{"size=%d", "nr_inodes=%d"} {
+			mnt := t.TempDir()
+			if err := unix.Mount("none", mnt, "tmpfs", 0, "size=1m,nr_inodes=300"); err != nil {
+				t.Skipf("cannot mount a small tmpfs: %v", err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) })
+			dest := filepath.Join(mnt, "out")
+			if start == "old" {
+				restore(t, s, old.Root, dest, RestoreOptions{})
+			} else if start == "warm" {
+				restore(t, s, old.Root, dest, RestoreOptions{})
+				restore(t, s, old.Root, dest, RestoreOptions{Warm: true})
+			}
+			fills(t, s, fresh.Root, dest, limit, after)
+		}
+	}
+}
+
+// fills restores with one more page, or file, each time, until it succeeds.
+func fills(t *testing.T, s *Store, root ID, dest, limit, want string) {
+	t.Helper()
+	before, had := "", siblings(t, dest)
+	if _, err := os.Stat(dest); err == nil {
+		before = describeState(t, dest)
+	}
+	for room := 0; ; room++ {
+		var st unix.Statfs_t
+		check(t, unix.Statfs(filepath.Dir(dest), &st))
+		n := (int(st.Blocks-st.Bfree) + room) * page
+		if strings.HasPrefix(limit, "nr_inodes") {
+			n = int(st.Files-st.Ffree) + room
+		}
+		check(t, unix.Mount("none", filepath.Dir(dest), "tmpfs", unix.MS_REMOUNT, fmt.Sprintf(limit, max(n, 1))))
+		_, err := s.RestoreState(ctxb, root, dest, RestoreOptions{})
+		if err == nil {
+			if room == 0 {
+				t.Fatalf("%s: enough from the beginning", limit)
+			}
+			break
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("%s %d: %v", limit, n, err)
+		}
+		if room > 60 {
+			t.Fatalf("%s %d: never enough: %v", limit, n, err)
+		}
+		now := ""
+		if _, err := os.Stat(dest); err == nil {
+			now = describeState(t, dest)
+		}
+		if now != before {
+			t.Fatalf("%s %d: what was there has changed:\n%s", limit, n, now)
+		}
+		for _, name := range siblings(t, dest) {
+			if name != ".out.warm" && !slices.Contains(had, name) {
+				t.Fatalf("%s %d: left is %s", limit, n, name)
+			}
+		}
+		if warm := filepath.Join(filepath.Dir(dest), ".out.warm"); !slices.Contains(had, ".out.warm") {
+			check(t, os.RemoveAll(warm)) // each try begins anew
+		}
+	}
+	if got := describeState(t, dest); got != describeState(t, want) {
+		t.Fatalf("restored is\n%s", got)
+	}
 }
 
 func TestFullDisk(t *testing.T) {
