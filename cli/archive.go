@@ -165,7 +165,8 @@ func newCheckCommand(c *console) *cobra.Command {
 		Use:   "check",
 		Short: "Read all that the nodes' stores hold, and say what is wrong",
 		Long: "Have every node read all packages and snapshots that its store holds and compare them with their names. What is\n" +
-			"damaged is set aside and fetched again from others when it is needed. Exit code 1 if anything is wrong.",
+			"damaged is set aside and fetched again from nodes that have it. Exit code 1 if anything was wrong, healed or not:\n" +
+			"a disk that damages files is to be replaced.",
 		Example:           "  isonomia check\n  isonomia check --json | jq '.[].problems'",
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -179,9 +180,10 @@ func newCheckCommand(c *console) *cobra.Command {
 				return err
 			}
 			slices.SortFunc(nodes, func(a, b api.NodeCheck) int { return strings.Compare(a.Node, b.Node) })
-			bad := 0
+			bad, healed, lost := 0, 0, 0
 			for _, n := range nodes {
-				if bad += len(n.Problems); n.Error != "" {
+				healed, lost = healed+n.Healed, lost+len(n.Lost)
+				if bad += len(n.Problems) + len(n.Lost); n.Error != "" {
 					bad++
 				}
 				if !c.json {
@@ -194,7 +196,11 @@ func newCheckCommand(c *console) *cobra.Command {
 				}
 			}
 			if bad > 0 {
-				return &api.Error{Code: api.CodeFailed, Message: count(bad, "problem") + " found", Hint: "What is damaged is fetched again from nodes that have it when it is needed."}
+				hint := "What was damaged is whole again. Look after the disk that it was on."
+				if lost > 0 {
+					hint = "What is lost no node has whole. Services go on; take new snapshots: isonomia snapshot SERVICE."
+				}
+				return &api.Error{Code: api.CodeFailed, Message: fmt.Sprintf("%s found, %s healed, %d lost", count(bad, "problem"), count(healed, "tree"), lost), Hint: hint}
 			}
 			return nil
 		},
@@ -208,6 +214,12 @@ func checkText(n api.NodeCheck) string {
 	}
 	for _, p := range n.Problems {
 		lines = append(lines, "  "+oneLine(p))
+	}
+	if n.Healed > 0 {
+		lines = append(lines, "  healed from other nodes: "+count(n.Healed, "tree"))
+	}
+	for _, l := range n.Lost {
+		lines = append(lines, "  lost: "+oneLine(l))
 	}
 	return strings.Join(lines, "\n")
 }

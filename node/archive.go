@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -123,20 +125,52 @@ func (n *Node) getDiff(r *http.Request) (any, error) {
 	return out, err
 }
 
-// checkStore reads all that this node's store holds.
+// belongsHere names what should be in this node's store: the snapshots that it holds, and the packages of its rows.
+func (n *Node) belongsHere(s *model.State) map[snapshotstore.ID]string {
+	out := map[snapshotstore.ID]string{}
+	add := func(tree, what string) {
+		if id, err := snapshotstore.ParseID(tree); err == nil {
+			out[id] = what
+		}
+	}
+	for _, r := range s.Rows.Prefix(n.id.ID + "/") {
+		if r.Phase != model.Planned {
+			add(r.Spec.Package, "package of "+r.Service)
+		}
+	}
+	for _, snap := range s.Snapshots.All() {
+		if slices.Contains(snap.Holders, n.id.ID) {
+			what := fmt.Sprintf("snapshot %d of %s", snap.Generation, snap.Service)
+			add(snap.ID, what)
+			add(snap.Facts, what)
+		}
+	}
+	return out
+}
+
+// checkStore reads all that this node's store holds, and has what is damaged made whole by others.
 func (n *Node) checkStore(ctx context.Context) api.NodeCheck {
-	out := api.NodeCheck{Node: n.cfg.Name, Problems: []string{}}
+	out := api.NodeCheck{Node: n.cfg.Name, Problems: []string{}, Lost: []string{}}
 	began := time.Now()
 	n.useStoreKey(n.fsm.State())
 	problems, err := n.store.Check(ctx)
+	for _, p := range problems {
+		out.Problems = append(out.Problems, p.String())
+	}
+	if err == nil {
+		names := n.belongsHere(n.fsm.State())
+		var broken []snapshotstore.BrokenTree
+		out.Healed, broken, err = n.store.Heal(ctx, slices.Collect(maps.Keys(names)), n.sources())
+		for _, b := range broken {
+			out.Lost = append(out.Lost, names[b.Root]+": "+b.String())
+		}
+		slices.Sort(out.Lost)
+	}
 	if err == nil {
 		err = n.verifyHeld(ctx)
 	}
 	if err != nil {
 		out.Error = err.Error()
-	}
-	for _, p := range problems {
-		out.Problems = append(out.Problems, p.String())
 	}
 	st := n.store.Stats()
 	out.Objects, out.Bytes, out.Took = int64(st.Objects), st.Stored, time.Since(began)
@@ -154,7 +188,7 @@ func (n *Node) postCheck(r *http.Request) (any, error) {
 	var wg sync.WaitGroup
 	for id, node := range s.Nodes.All() {
 		wg.Go(func() {
-			one := []api.NodeCheck{{Node: node.Name, Problems: []string{}, Error: "it is down"}}
+			one := []api.NodeCheck{{Node: node.Name, Problems: []string{}, Lost: []string{}, Error: "it is down"}}
 			switch {
 			case id == n.id.ID:
 				one[0] = n.checkStore(r.Context())

@@ -223,6 +223,12 @@ func (n *Node) load(ctx context.Context, r model.RowSpec, in activate.Instance, 
 		return loaded{}, err
 	}
 	info, err := n.store.RestoreState(ctx, id, dir, snapshotstore.RestoreOptions{Discard: true})
+	if whole, looked := n.store.HasTree(ctx, id); err != nil && looked == nil && !whole { // reading found damage: others may have it
+		n.log.Warn("a snapshot is damaged here", "service", r.Service, "generation", snap.Generation, "err", err)
+		if err = n.fetchTrees(ctx, []string{snap.ID, snap.Facts}); err == nil {
+			info, err = n.store.RestoreState(ctx, id, dir, snapshotstore.RestoreOptions{Discard: true})
+		}
+	}
 	if err != nil {
 		return loaded{}, err
 	}

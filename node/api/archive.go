@@ -28,7 +28,9 @@ type SnapshotDiff struct {
 // NodeCheck is what one node's store was found to be; POST /v1/check answers with one for each node.
 type NodeCheck struct {
 	Node     string        `json:"node"`
-	Problems []string      `json:"problems"`
+	Problems []string      `json:"problems"`        // what is damaged; it is set aside
+	Healed   int           `json:"healed"`          // packages and snapshots that were made whole from other nodes
+	Lost     []string      `json:"lost"`            // those that nobody has whole, and what of them is gone
 	Error    string        `json:"error,omitempty"` // what kept it from looking
 	Objects  int64         `json:"objects"`
 	Bytes    int64         `json:"bytes"`
