@@ -42,7 +42,7 @@ type Stateful interface {
 
 	// Garbage returns whose states are marked as garbage on this node, in the order of row ids: as much of each as is
 	// remembered, which is what Delete needs. What is marked may be of a row that is about to start, and be started
-	// meanwhile: who collects asks for itself what is still wanted.
+	// meanwhile: who collects asks for itself what is still wanted, and calls Stop before Delete.
 	Garbage(ctx context.Context) ([]Instance, error)
 
 	// Delete removes the state for good, and its mark, if it is garbage; a *NotGarbageError says that it is not: it is

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -83,7 +84,7 @@ func newSnapshotCommand(c *console) *cobra.Command {
 				return err
 			}
 			if len(args) == 0 {
-				if args, err = managedServices(cmd, client, system); err != nil {
+				if args, err = managedServices(cmd.Context(), client, system); err != nil {
 					return err
 				}
 			}
@@ -113,8 +114,8 @@ func newSnapshotCommand(c *console) *cobra.Command {
 }
 
 // managedServices are those of which status says that their state is managed.
-func managedServices(cmd *cobra.Command, client *api.Client, system string) ([]string, error) {
-	status, err := client.Status(cmd.Context(), system, true)
+func managedServices(ctx context.Context, client *api.Client, system string) ([]string, error) {
+	status, err := client.Status(ctx, system, true)
 	if err != nil {
 		return nil, err
 	}
@@ -144,45 +145,92 @@ func newRestoreCommand(c *console) *cobra.Command {
 	var system string
 	var yes bool
 	cmd := &cobra.Command{
-		Use:   "restore SERVICE[@GENERATION]",
-		Short: "Replace a service's state by a kept snapshot",
-		Long: "Replace the state of a service by a kept snapshot, the newest unless a generation is given. The service is stopped,\n" +
-			"a snapshot of what there is now is taken first, the snapshot is loaded and read back, and the service is started.\n" +
-			"What was written after the snapshot is gone from the service, and in the snapshot that was taken first.",
+		Use:   "restore [SERVICE[@GENERATION]]",
+		Short: "Replace services' state by a kept snapshot",
+		Long: "Replace the state of a service by a kept snapshot, the newest unless a generation is given; without a service, that\n" +
+			"of every service that has one by its newest. The service is stopped, a snapshot of what there is now is taken\n" +
+			"first, the snapshot is loaded and read back, and the service is started. What was written after the snapshot is\n" +
+			"gone from the service, and in the snapshot that was taken first.",
 		Example:           "  isonomia restore staff\n  isonomia restore staff@12 --yes",
-		Args:              cobra.ExactArgs(1),
+		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			service, generation, err := parseGeneration(args[0])
-			if err != nil {
-				return err
-			}
 			client, err := c.client()
 			if err != nil {
 				return err
 			}
+			wanted, err := restoreRequests(cmd.Context(), client, system, args)
+			if err != nil {
+				return err
+			}
 			if !yes {
-				question := fmt.Sprintf("Replace the state of %s? What there is now is kept as a snapshot.", service)
+				question := fmt.Sprintf("Replace the state of %s? What there is now is kept as a snapshot.", strings.Join(restoredServices(wanted), ", "))
 				if ok, err := c.ask(cmd.Context(), question); err != nil || !ok {
 					return err
 				}
 			}
-			done, err := client.Restore(cmd.Context(), api.RestoreRequest{System: system, Service: service, Generation: generation})
-			if err != nil {
-				return err
+			done := []api.Restored{}
+			for _, req := range wanted {
+				one, err := client.Restore(cmd.Context(), req)
+				if err != nil {
+					return err
+				}
+				done = append(done, one)
+				if !c.json {
+					sayRestored(c, one)
+				}
 			}
-			if c.json {
-				return c.printJSON(done)
+			switch {
+			case !c.json:
+				return nil
+			case len(args) == 1:
+				return c.printJSON(done[0])
 			}
-			c.sayf("%s on %s has the state of generation %d again (%s), as generation %d; it was stopped for %v.", oneLine(done.Service), oneLine(done.Node),
-				done.Generation, byteSize(done.Size), done.Now, done.Pause.Round(time.Millisecond))
-			c.sayf("What it was is generation %d: isonomia restore %s@%d goes back to it.", done.Safety, oneLine(done.Service), done.Safety)
-			return nil
+			return printList(c, done)
 		},
 	}
 	systemFlag(cmd, &system)
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return cmd
+}
+
+// restoreRequests is what to restore: what was named, or all that can be.
+func restoreRequests(ctx context.Context, client *api.Client, system string, args []string) ([]api.RestoreRequest, error) {
+	if len(args) == 1 {
+		service, generation, err := parseGeneration(args[0])
+		return []api.RestoreRequest{{System: system, Service: service, Generation: generation}}, err
+	}
+	managed, err := managedServices(ctx, client, system)
+	if err != nil {
+		return nil, err
+	}
+	list, err := client.Snapshots(ctx, system, "")
+	if err != nil {
+		return nil, err
+	}
+	var out []api.RestoreRequest
+	for _, s := range newestSnapshots(list) {
+		if slices.Contains(managed, s.Service) {
+			out = append(out, api.RestoreRequest{System: system, Service: s.Service})
+		}
+	}
+	if len(out) == 0 {
+		return nil, &api.Error{Code: api.CodeNotFound, Message: "no service has managed state and a snapshot of it", Hint: "See isonomia snapshots."}
+	}
+	return out, nil
+}
+
+func restoredServices(reqs []api.RestoreRequest) (names []string) {
+	for _, r := range reqs {
+		names = append(names, oneLine(r.Service))
+	}
+	return names
+}
+
+func sayRestored(c *console, done api.Restored) {
+	c.sayf("%s on %s has the state of generation %d again (%s), as generation %d; it was stopped for %v.", oneLine(done.Service), oneLine(done.Node),
+		done.Generation, byteSize(done.Size), done.Now, done.Pause.Round(time.Millisecond))
+	c.sayf("What it was is generation %d: isonomia restore %s@%d goes back to it.", done.Safety, oneLine(done.Service), done.Safety)
 }
 
 // parseGeneration parts SERVICE@GENERATION; without a generation it is 0.

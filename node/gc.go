@@ -129,6 +129,9 @@ func (n *Node) deleteState(ctx context.Context, mod activate.Stateful, in activa
 	if why == "" {
 		return errors.New("it is wanted again")
 	}
+	if err := mod.Stop(ctx, in); err != nil { // after a power cut nobody has
+		return err
+	}
 	if last {
 		if err := n.giveUp(ctx, s, r, in); err != nil {
 			return err

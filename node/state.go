@@ -9,7 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/model"
@@ -28,6 +31,7 @@ const (
 	warmRounds   = 3                // copies made while the old instance runs
 	warmEnough   = 1 << 20          // bytes: what is new in a copy when another would save nothing
 	warmPatience = 15 * time.Minute // for all of them: then the move goes on with what there is
+	keptFree     = 256 << 20        // bytes that no state takes, or a twentieth of a smaller disk
 	maxFacts     = 4 << 20          // bytes, as JSON
 	factsFile    = "facts.json"
 )
@@ -256,11 +260,11 @@ func (n *Node) load(ctx context.Context, r model.RowSpec, in activate.Instance, 
 }
 
 // warm makes copies of a state that is to come here while its instance still runs elsewhere, until a further one would
-// bring little. That it does not work only makes the pause longer.
-func (n *Node) warm(ctx context.Context, s *model.State, r model.RowSpec) {
+// bring little. That it does not work only makes the pause longer, unless there is no room: then nothing may move here.
+func (n *Node) warm(ctx context.Context, s *model.State, r model.RowSpec) error {
 	c, ok := s.Custody.Get(r.CustodyKey())
 	if from, up := s.Nodes.Get(c.Node); !ok || !r.Managed || c.Node == n.id.ID || !up || from.Down {
-		return
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, warmPatience)
 	defer cancel()
@@ -268,20 +272,31 @@ func (n *Node) warm(ctx context.Context, s *model.State, r model.RowSpec) {
 	for round := range warmRounds {
 		fresh, err := n.warmOnce(ctx, s, r, c.Node)
 		if err != nil {
+			if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+				return fmt.Errorf("there is no room for the state of %s on %s: %w", r.Service, n.cfg.Name, err)
+			}
 			n.log.Info("no warm copy", "service", r.Service, "from", s.NodeName(c.Node), "round", round+1, "err", err)
-			return
+			return nil
 		}
 		n.log.Info("warm copy", "service", r.Service, "from", s.NodeName(c.Node), "round", round+1, "new bytes", fresh)
 		if fresh < warmEnough || fresh > last/2 {
-			return
+			return nil
 		}
 		last = fresh
 	}
+	return nil
 }
 
 func (n *Node) warmOnce(ctx context.Context, s *model.State, r model.RowSpec, from string) (fresh uint64, err error) {
 	d, err := n.peers.warm(ctx, from, r.System, r.Service, r.Container)
 	if err != nil {
+		return 0, err
+	}
+	need := d.Size // as files, which may be there from the last copy, and then they go as these come
+	if !n.holdsAny(s, r) {
+		need *= 2 // in the store
+	}
+	if err := n.roomFor(need); err != nil {
 		return 0, err
 	}
 	if err := n.fetchState(ctx, s, model.Snapshot{ID: d.ID, System: r.System, Service: r.Service, Container: r.Container}); err != nil {
@@ -301,10 +316,31 @@ func (n *Node) warmOnce(ctx context.Context, s *model.State, r model.RowSpec, fr
 	return d.Fresh, err
 }
 
+// holdsAny says whether a snapshot of a state is in this node's store, from which the next differs little.
+func (n *Node) holdsAny(s *model.State, r model.RowSpec) bool {
+	_, ok := s.NewestSnapshot(r.CustodyKey(), func(snap model.Snapshot) bool { return slices.Contains(snap.Holders, n.id.ID) })
+	return ok
+}
+
+// roomFor holds when a state of so many bytes fits on the disk and leaves what the node itself needs: its log, journals and
+// the logs of services. Otherwise it is an error that is syscall.ENOSPC.
+func (n *Node) roomFor(bytes int64) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(n.dir.join(), &fs); err != nil {
+		return fmt.Errorf("ask for free space: %w", err)
+	}
+	free, kept := int64(fs.Bavail)*fs.Bsize, min(keptFree, int64(fs.Blocks)*fs.Bsize/20)
+	if free < bytes+kept {
+		return fmt.Errorf("%d bytes are needed and %d are free, of which %d stay free: %w", bytes, free, kept, syscall.ENOSPC)
+	}
+	return nil
+}
+
 // warmCopy is a snapshot of a state that may be changing.
 type warmCopy struct {
 	ID    string `json:"id"`
 	Fresh uint64 `json:"fresh"` // bytes that the store of its node did not have
+	Size  int64  `json:"size"`  // bytes of its files
 }
 
 // giveWarm takes a warm copy of a state that is here.
@@ -315,7 +351,7 @@ func (n *Node) giveWarm(ctx context.Context, system, service, container string) 
 		return warmCopy{}, fmt.Errorf("%s is not active here", service)
 	}
 	d, err := n.dump(ctx, s, r.RowSpec, n.agent.instance(s, r.RowSpec, r.Claim), false)
-	return warmCopy{d.snap.ID, d.fresh}, err
+	return warmCopy{d.snap.ID, d.fresh, d.snap.Size}, err
 }
 
 // saveRow stops a row whose state moves and saves it.

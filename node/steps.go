@@ -109,13 +109,15 @@ func (a *agent) prepare(ctx context.Context, s *model.State, r model.Row) {
 	if err == nil {
 		err = a.n.beforeUpgrade(ctx, s, r.RowSpec)
 	}
+	if err == nil {
+		err = a.n.warm(ctx, s, r.RowSpec)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			a.fail(r, r.Claim, err.Error(), "")
 		}
 		return
 	}
-	a.n.warm(ctx, s, r.RowSpec)
 	a.report(ctx, s, r, model.Report{Row: r.Key, Phase: model.Prepared})
 }
 

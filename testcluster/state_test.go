@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -328,4 +329,68 @@ func TestMissingStateIsNotReplacedByNothing(t *testing.T) {
 	if got := stateOf(t, w); got != want {
 		t.Errorf("restored %q, not %q", got, want)
 	}
+}
+
+// Two services with state change places.
+func TestStatesSwap(t *testing.T) {
+	c := real(t, 3)
+	model := func(a, b string) Model {
+		return Model{Services: []Service{{Name: "a", Exclusive: true, Pin: []string{a}}, {Name: "b", Exclusive: true, Pin: []string{b}}, {Name: "web", DependsOn: []string{"a", "b"}}}}
+	}
+	deployed(t, c.Node(0).Deploy(model("n2", "n3")))
+	c.AwaitSettled(smokeTimeout, 1)
+	var writers []*writer
+	for _, service := range []string{"a", "b"} {
+		w := startWriter(t, c, c.Node(0), service)
+		w.moreWrites(t, 20)
+		writers = append(writers, w)
+	}
+	deployed(t, c.Node(0).Deploy(model("n3", "n2")))
+	settledAnswers(t, c, 2, "1")
+	for _, w := range writers {
+		w.moreWrites(t, 5)
+		w.nothingLost(t)
+	}
+}
+
+// A state that has no room on its new node stays where it is, and is not stopped for that.
+func TestNoRoomForAState(t *testing.T) {
+	Require(t)
+	t.Parallel()
+	c := Start(t, 3, WithDisk(128<<20))
+	leader := c.WaitLeader()
+	from, to := c.Node((leader.index+1)%3), c.Node((leader.index+2)%3)
+	deployed(t, leader.Deploy(stateful(from.Name)))
+	before := c.AwaitSettled(smokeTimeout, 1)
+	w := startWriter(t, c, leader, "db")
+	w.end()
+	url, err := w.where()
+	if err != nil {
+		t.Fatal(err)
+	}
+	noise := make([]byte, 700<<10)
+	for i := range noise {
+		noise[i] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"[rand.N(64)]
+	}
+	for i := range 30 { // 20 MB that no compression makes small
+		noise[0] = byte('A' + i)
+		rand.Shuffle(len(noise)/8, func(a, b int) { noise[8*a], noise[8*b+3] = noise[8*b+3], noise[8*a] })
+		if err := post(t.Context(), leader.HTTP(10*time.Second), url, string(noise)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), smokeTimeout)
+	defer cancel()
+	deployed(t, to.Exec(ctx, "/bin/sh", "-c", fmt.Sprintf("free=$(df -k --output=avail %s | tail -1); dd if=/dev/zero of=%s/big bs=1k count=$((free - 8192))", dataDir, dataDir)))
+	r := leader.Deploy(stateful(to.Name))
+	if r.Code != 4 || !strings.Contains(r.Stdout+r.Stderr, "no room") {
+		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	s := c.AwaitSettled(smokeTimeout, 2)
+	if a, b := pids(before)["db on "+from.Name], pids(s)["db on "+from.Name]; a != b {
+		t.Errorf("db was stopped for it: pid %d, now %d", a, b)
+	}
+	deployed(t, to.Exec(ctx, "/bin/rm", dataDir+"/big"))
+	deployed(t, leader.Deploy(stateful(to.Name)))
+	settledAnswers(t, c, s.Generation+1, "1")
 }

@@ -39,9 +39,23 @@ func (m *Module) markStopped(in activate.Instance) error {
 // Active returns what was started with a managed state and was not stopped, whether it runs or not.
 func (m *Module) Active() ([]ledger.Entry, error) { return m.marks.Active() }
 
-// Garbage returns what was stopped, made or loaded, and not started since.
+// Garbage returns what was stopped, made or loaded, and not started since, and what does not run any more although
+// nobody stopped it: after a power cut there is no attempt of a row that is not wanted any more. Stop comes before Delete.
 func (m *Module) Garbage(ctx context.Context) ([]activate.Instance, error) {
-	return m.marks.Garbage(ctx)
+	all, err := m.marks.Garbage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	started, err := m.Active()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range started {
+		if in := e.Instance(); m.stopped(ctx, in) == nil {
+			all = append(all, in)
+		}
+	}
+	return all, nil
 }
 
 // Create makes the directory, for the instance's user. What is in it, the program makes at its first start.
