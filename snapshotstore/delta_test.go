@@ -260,6 +260,66 @@ func TestDeltasProperty(t *testing.T) {
 	noProblems(t, to)
 }
 
+// A tree whose lists and directories have other levels than those of the older
+// one is compared all the same.
+func TestDeltasAcrossLevels(t *testing.T) {
+	t.Parallel()
+	from := stateStore(t, Options{})
+	data := []byte(noise(8, 2<<20))
+	var roots []ID
+	var levels [][2]int
+	for i := range 4 {
+		copy(data[1<<20:], noise(uint64(100+i), 500))
+		roots = append(roots, levelled(t, from, data, i%3+1, i/2))
+		levels = append(levels, [2]int{i%3 + 1, i / 2})
+	}
+	for i, old := range roots {
+		for k, fresh := range roots {
+			if i == k {
+				continue
+			}
+			to := stateStore(t, Options{})
+			check(t, to.Fetch(ctxb, old, []Source{&storeSource{name: "from", store: from}}, nil))
+			src := &wire{from: from}
+			check(t, to.FetchWith(ctxb, fresh, []Source{src}, FetchOptions{Older: []ID{old}}))
+			mustHave(t, to, fresh, true)
+			if sent := src.bytes.Load(); sent > 8000 {
+				t.Errorf("levels %v to %v: %d bytes", levels[i], levels[k], sent)
+			}
+		}
+	}
+}
+
+// levelled stores a snapshot of one file, whose lists and directories have
+// at least those levels.
+func levelled(t *testing.T, s *Store, data []byte, lists, dirs int) ID {
+	t.Helper()
+	put := func(plain []byte) ID {
+		id, err := s.Put(KeyedNaming, plain)
+		check(t, err)
+		return id
+	}
+	gear := newGearTable()
+	e := entry{Kind: File, Mode: 0o644, Name: "db", Size: uint64(len(data)), Level: lists}
+	for rest := data; len(rest) > 0; {
+		n := gear.cut(rest)
+		e.Refs = append(e.Refs, ref{put(rest[:n]), Totals{Bytes: uint64(n)}})
+		rest = rest[n:]
+	}
+	for level := 1; level <= lists; level++ {
+		plain := appendNodeHeader(nil, kindList, stateVersion, level)
+		for _, r := range e.Refs {
+			plain = appendRef(plain, kindList, r)
+		}
+		e.Refs = []ref{{put(plain), Totals{Bytes: e.Size}}}
+	}
+	dir := ref{put(appendEntry(appendNodeHeader(nil, kindDir, stateVersion, 0), stateVersion, &e)), e.totals()}
+	for level := 1; level <= dirs; level++ {
+		dir.ID = put(appendRef(appendNodeHeader(nil, kindDir, stateVersion, level), kindDir, dir))
+	}
+	return put(appendState(nil, &stateRoot{mode: 0o755, dir: dir}))
+}
+
 // The bases of what has changed are what stood in its place.
 func TestAlign(t *testing.T) {
 	t.Parallel()

@@ -75,16 +75,13 @@ func (b *nearby) visit(id ID, n *node) {
 	if b == nil {
 		return
 	}
-	olds := b.olds(id, n)
-	if len(olds) == 0 {
-		return
-	}
+	olds, lower := b.olds(id, n)
 	switch {
-	case n.state != nil:
+	case len(olds) > 0 && n.state != nil:
 		b.note([]ref{n.state.dir}, []ref{olds[0].state.dir}, ofTrees)
-	case len(n.entries) > 0:
+	case len(olds) > 0 && n.level == 0:
 		b.entries(n, olds)
-	default:
+	case len(olds) > 0:
 		var refs []ref
 		for _, o := range olds {
 			refs = append(refs, o.refs...)
@@ -95,23 +92,66 @@ func (b *nearby) visit(id ID, n *node) {
 		}
 		b.note(n.refs, refs, how)
 	}
+	b.noteLower(n.refs, lower)
 }
 
-// olds reads what an object resembles and forgets about it.
-func (b *nearby) olds(id ID, n *node) []*node {
-	var olds []*node
-	for _, base := range b.bases[id] {
-		plain, err := b.s.Get(base)
-		if err != nil {
-			continue
-		}
-		o, err := decodeNode(plain)
-		if err == nil && o.kind == n.kind && o.version == n.version && o.level == n.level {
+// maxOlds bounds the objects of the older tree that are read to be compared
+// with one of the new.
+const maxOlds = 4 * maxBases
+
+// olds reads what an object resembles and forgets about it. Where a directory
+// or list is split depends on its content, so the older one may have more levels,
+// of which those above are left out, or fewer: lower then are for the children.
+func (b *nearby) olds(id ID, n *node) (olds []*node, lower []ID) {
+	bases := b.bases[id]
+	delete(b.bases, id)
+	for i := 0; i < len(bases) && i < maxOlds; i++ {
+		o := b.read(bases[i])
+		switch {
+		case o == nil || o.kind != n.kind || o.version != n.version:
+		case o.level > n.level:
+			bases = append(slices.Clip(bases), idsOfRefs(o.refs)...)
+		case o.level < n.level:
+			lower = append(lower, bases[i])
+		default:
 			olds = append(olds, o)
 		}
 	}
-	delete(b.bases, id)
-	return olds
+	return olds, lower
+}
+
+// read returns a list or directory that is here, or nil.
+func (b *nearby) read(id ID) *node {
+	plain, err := b.s.Get(id)
+	if err != nil {
+		return nil
+	}
+	n, err := decodeNode(plain)
+	if err != nil {
+		return nil
+	}
+	return n
+}
+
+func idsOfRefs(refs []ref) []ID {
+	var ids []ID
+	for _, r := range refs {
+		if !r.ID.IsZero() {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids
+}
+
+// noteLower adds bases of a lower level to those of all refs.
+func (b *nearby) noteLower(refs []ref, lower []ID) {
+	if len(lower) == 0 {
+		return
+	}
+	for _, id := range idsOfRefs(refs) {
+		all := append(slices.Clip(b.bases[id]), lower...)
+		b.bases[id] = all[:min(len(all), maxBases)]
+	}
 }
 
 // entries compares names.
@@ -128,9 +168,30 @@ func (b *nearby) entries(n *node, olds []*node) {
 		case o == nil || o.Kind != e.Kind:
 		case e.Kind == Dir:
 			b.note([]ref{e.Dir}, []ref{o.Dir}, ofTrees)
-		case e.Kind == File && o.Level == e.Level:
-			b.note(e.Refs, o.Refs, ofFiles(e.Level))
+		case e.Kind == File:
+			b.file(e, o)
 		}
+	}
+}
+
+// file compares what two files consist of. Chunks that the older entry has
+// itself are of no use to the lists of one that has become larger.
+func (b *nearby) file(e, o *entry) {
+	refs, level := o.Refs, o.Level
+	for ; level > e.Level; level-- {
+		var below []ref
+		for _, r := range refs[:min(len(refs), maxOlds)] {
+			if n := b.read(r.ID); n != nil && n.kind == kindList && n.level == level {
+				below = append(below, n.refs...)
+			}
+		}
+		refs = below
+	}
+	switch {
+	case level == e.Level:
+		b.note(e.Refs, refs, ofFiles(level))
+	case level > 0:
+		b.noteLower(e.Refs, idsOfRefs(refs))
 	}
 }
 
