@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -46,21 +47,27 @@ func newSnapshotExportCommand(c *console) *cobra.Command {
 	return cmd
 }
 
-// writeWhole makes a file that is there only if fill succeeded.
+// writeWhole makes a file that is there, after a crash too, only if fill succeeded.
 func writeWhole(path string, fill func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".export-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // once it is renamed there is none
-	defer f.Close()
-	if err := fill(f); err != nil {
+	if err = fill(f); err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func newSnapshotImportCommand(c *console) *cobra.Command {
