@@ -147,13 +147,15 @@ func writeGap(t testing.TB, n *Node, f func()) time.Duration {
 	go func() {
 		var worst time.Duration
 		last := time.Now()
+		committed := func() { worst, last = max(worst, time.Since(last)), time.Now() }
 		for {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			tok, err := n.API().CreateToken(ctx, api.TokenRequest{By: "bench", TTL: time.Minute})
 			if err == nil {
-				worst, last = max(worst, time.Since(last)), time.Now()
-				_ = n.API().RevokeToken(ctx, tok.ID)
-				last = time.Now()
+				committed()
+				if n.API().RevokeToken(ctx, tok.ID) == nil {
+					committed()
+				}
 			}
 			cancel()
 			select {
