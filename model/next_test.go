@@ -206,8 +206,10 @@ func TestOrdersOfTwoGenerations(t *testing.T) {
 	s.Systems = s.Systems.Set("default", model.System{Generation: 3})
 	s.Gens = s.Gens.Set(model.SystemKey("default", 3), model.Generation{Opened: true})
 	a, b := add("a", "b", 1, 1), add("b", "a", 2, 2)
-	if why := model.CanStop(s, a); why != "" {
-		t.Errorf("a: %s", why)
+	for _, r := range []model.Row{a, b} {
+		if why := model.CanStop(s, r); why != "" {
+			t.Errorf("%s: %s", r.Service, why)
+		}
 	}
 	b = add("b", "none", 1, 1)
 	if why := model.CanStop(s, b); !strings.Contains(why, "a activates after it") {
