@@ -15,7 +15,7 @@ TOOLS := ip:iproute2 nft:nftables strace:strace nsenter:util-linux pgrep:procps 
 # What benchmarks compare with.
 bench: TOOLS += rsync:rsync restic:restic borg:borgbackup
 
-.PHONY: help build test check race bench fuzz demo soak deps clean
+.PHONY: help build test check lint race bench fuzz demo soak deps clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ check: ## formatting, vet, the architecture
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt -w needed: $$out"; exit 1; fi
 	go vet ./...
 	go test -run 'TestImports|TestModelIsPure|TestMainIsThin' .
+
+lint: ## what golangci-lint finds beyond vet (.golangci.yml says which linters and why)
+	@command -v golangci-lint >/dev/null || { echo "golangci-lint is missing: go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@latest"; exit 1; }
+	golangci-lint run ./...
 
 race: deps ## all tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race -timeout 40m ./...

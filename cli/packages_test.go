@@ -140,7 +140,7 @@ func TestUploadThatIsRefused(t *testing.T) {
 	n.mux.HandleFunc("POST /v1/objects/missing", func(w http.ResponseWriter, r *http.Request) {
 		var req api.MissingRequest
 		json.NewDecoder(r.Body).Decode(&req)
-		json.NewEncoder(w).Encode(api.MissingReply{IDs: req.IDs})
+		json.NewEncoder(w).Encode(api.MissingReply(req))
 	})
 	n.refuse("PUT /v1/objects", api.Error{Code: api.CodeFailed, Message: "no room on disk"})
 	dir := t.TempDir()
@@ -243,7 +243,7 @@ func TestFileThatGoesWhileItIsSent(t *testing.T) {
 		if err := os.Symlink("/etc/passwd", filepath.Join(dir, "web", "sub", "c")); err != nil && !os.IsExist(err) {
 			t.Error(err)
 		}
-		json.NewEncoder(w).Encode(api.MissingReply{IDs: req.IDs})
+		json.NewEncoder(w).Encode(api.MissingReply(req))
 	})
 	n.mux.HandleFunc("PUT /v1/objects", func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 	op, _ := newOperation(n)

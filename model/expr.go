@@ -526,7 +526,7 @@ func checkCalls(expr hcl.Expression, rep *reporter) {
 	if !ok {
 		return
 	}
-	hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl.Diagnostics {
+	_ = hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl.Diagnostics {
 		if call, ok := n.(*hclsyntax.FunctionCallExpr); ok {
 			if _, known := functions[call.Name]; !known {
 				rep.fail(call.NameRange, wayOut(call.Name, sortedKeys(functions), ""), "there is no function %q", call.Name)

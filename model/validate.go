@@ -175,7 +175,7 @@ func (p *parser) checkLocalUses(d *serviceDecl) {
 // is not known. Only attributes that do not exist are told: what depends on the number of instances is not known yet.
 func (p *parser) dryLoops(e boundExpr, n names) {
 	loops := false
-	hclsyntax.VisitAll(e.expr, func(x hclsyntax.Node) hcl.Diagnostics {
+	_ = hclsyntax.VisitAll(e.expr, func(x hclsyntax.Node) hcl.Diagnostics {
 		_, isLoop := x.(*hclsyntax.ForExpr)
 		loops = loops || isLoop
 		return nil

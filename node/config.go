@@ -151,4 +151,3 @@ func (p paths) stage(system, service string) string {
 }
 func (p paths) run(row string) string     { return p.join("run", row) }
 func (p paths) logs(system string) string { return p.join("logs", system) }
-func (p paths) build() string             { return p.join("build") }

@@ -226,7 +226,7 @@ func (n *Node) mergeEvents(w http.ResponseWriter, r *http.Request, own []api.Eve
 	go n.followPeers(r.Context(), "/v1/events?tail=0&follow=1", func(line []byte) {
 		var e api.Event
 		if json.Unmarshal(line, &e) == nil {
-			sendOrDone(r.Context(), merged, e)
+			_ = sendOrDone(r.Context(), merged, e) // the request has ended, and so will the stream
 		}
 	})
 	go n.followEvents(r.Context(), true, newest, func(e api.Event) error { return sendOrDone(r.Context(), merged, e) })

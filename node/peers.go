@@ -229,8 +229,7 @@ func (n *Node) servePeers(ctx context.Context) error {
 	}
 	_ = rpc.Close()
 	_ = blob.Close()
-	<-errs
-	<-errs
+	_, _ = <-errs, <-errs // that they were closed
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

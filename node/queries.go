@@ -175,7 +175,7 @@ func (n *Node) observeAll(ctx context.Context, s *model.State, rows []model.Row)
 			continue
 		}
 		wg.Go(func() {
-			seen := map[string]observation{}
+			var seen map[string]observation
 			var err error
 			if id == n.id.ID {
 				seen = n.agent.observations()

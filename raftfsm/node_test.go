@@ -366,8 +366,11 @@ func TestOtherTerm(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := m.raft.ApplyLog(raft.Log{Data: entry, Extensions: stampTerm(m.Stats().Term - 1)}, enqueueTime)
-	if err := f.Error(); err != nil || f.Response() != errOtherTerm {
-		t.Fatalf("%v, %v", err, f.Response())
+	if err := f.Error(); err != nil {
+		t.Fatal(err)
+	}
+	if answer, _ := f.Response().(error); !errors.Is(answer, errOtherTerm) {
+		t.Fatal(f.Response())
 	}
 	if v := value(m.State(), "k"); v != "" {
 		t.Errorf("it was applied: %q", v)

@@ -96,10 +96,10 @@ func TestDiskWatch(t *testing.T) {
 		t.Error("a good write makes it sick")
 	}
 	bad := errors.New("input/output error")
-	if err := d.time(func() error { return bad }); err != bad || d.healthy() {
+	if err := d.time(func() error { return bad }); !errors.Is(err, bad) || d.healthy() {
 		t.Error("a failed write leaves it healthy")
 	}
-	if _, err := d.lastWrite(); err != bad {
+	if _, err := d.lastWrite(); !errors.Is(err, bad) {
 		t.Errorf("last error %v", err)
 	}
 	slow := newDisk(Timing{Election: time.Nanosecond}, nil, slog.New(slog.DiscardHandler))

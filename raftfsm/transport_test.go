@@ -73,7 +73,7 @@ func TestWhatAHeartbeatIs(t *testing.T) {
 			t.Errorf("a request with %s is not a heartbeat", name)
 		}
 	}
-	if !isHeartbeat(&raft.AppendEntriesRequest{Term: 3, Leader: []byte("a")}) {
+	if !isHeartbeat(&raft.AppendEntriesRequest{Term: 3, RPCHeader: raft.RPCHeader{Addr: []byte("a")}}) {
 		t.Error("a heartbeat is none")
 	}
 }

@@ -231,7 +231,7 @@ func (n *Node) exec(h *host, l launch) error {
 	listen(true)
 	go func() {
 		defer close(a.exited)
-		cmd.Wait() // its result is in cmd.ProcessState
+		_ = cmd.Wait() // its result is in cmd.ProcessState
 	}()
 	return nil
 }

@@ -3,7 +3,6 @@
 package testcluster
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -155,22 +154,4 @@ func removeCgroup(dir string) error {
 		err = errors.Join(err, rm)
 	}
 	return err
-}
-
-// members counts the processes in the cgroup of a hierarchy and below it.
-func (g *cgroup) members(h hierarchy) (n int, err error) {
-	err = filepath.WalkDir(filepath.Join(h.own, g.name), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() != "cgroup.procs" {
-			return err
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		for s := bufio.NewScanner(f); s.Scan(); n++ {
-		}
-		return nil
-	})
-	return n, err
 }

@@ -115,7 +115,7 @@ func (h *host) ask(req hostRequest) error {
 // kill ends everything that runs on the host at once and waits for it. Each
 // process that was started from here must have somebody who waits for it.
 func (h *host) kill() {
-	h.cmd.Process.Kill()
+	_ = h.cmd.Process.Kill() // fails if it has ended
 	<-h.exited
 	h.in.Close()
 }

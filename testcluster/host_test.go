@@ -66,7 +66,7 @@ func reach(t *testing.T, from, to *Node, want bool) {
 			timeout = 300 * time.Millisecond
 		}
 		if _, err := get(from, to.Address(), 8000, timeout); (err == nil) != want {
-			return fmt.Errorf("reached: %v (%v)", !want, err)
+			return errors.Join(fmt.Errorf("reached: %v", !want), err)
 		}
 		return nil
 	})

@@ -96,7 +96,7 @@ func NewObserver(l net.Listener) *Observer {
 	mux.HandleFunc("POST /event", o.receive)
 	mux.HandleFunc("POST /hold", o.receive)
 	o.server = &http.Server{Handler: mux, ReadTimeout: time.Minute, ReadHeaderTimeout: 10 * time.Second}
-	go o.server.Serve(l)
+	go func() { _ = o.server.Serve(l) }() // until Close
 	return o
 }
 

@@ -279,7 +279,7 @@ func (m *mover) arrived(t *testing.T) {
 			}
 		}
 		if !slices.Equal(at, []string{m.to.Name}) {
-			return fmt.Errorf("on %q, not on %s: %v", at, m.to.Name, why)
+			return errors.Join(fmt.Errorf("on %q, not on %s", at, m.to.Name), why)
 		}
 		return nil
 	})

@@ -164,7 +164,7 @@ func (n *Node) powerOff() error {
 	n.forgetHost()
 	h.kill()
 	// The device dies with its namespace, but not at once: the name must be free.
-	n.c.network.detach(n.number())
+	_ = n.c.network.detach(n.number()) // fails if it is gone already
 	return h.group.remove()
 }
 

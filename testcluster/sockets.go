@@ -88,16 +88,22 @@ func parseListeners(content string) ([]Listener, error) {
 func parseHexAddress(s string) (netip.AddrPort, error) {
 	host, port, _ := strings.Cut(s, ":")
 	raw, err := hex.DecodeString(host)
-	if err != nil || len(raw)%4 != 0 {
-		return netip.AddrPort{}, fmt.Errorf("parse address %q: %v", s, err)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("parse address %q: %w", s, err)
+	}
+	if len(raw)%4 != 0 {
+		return netip.AddrPort{}, fmt.Errorf("parse address %q: %d bytes", s, len(raw))
 	}
 	for i := 0; i < len(raw); i += 4 {
 		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
 	}
 	address, ok := netip.AddrFromSlice(raw)
+	if !ok {
+		return netip.AddrPort{}, fmt.Errorf("parse address %q: %d bytes", s, len(raw))
+	}
 	number, err := strconv.ParseUint(port, 16, 16)
-	if !ok || err != nil {
-		return netip.AddrPort{}, fmt.Errorf("parse address %q: %v", s, err)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("parse address %q: %w", s, err)
 	}
 	return netip.AddrPortFrom(address.Unmap(), uint16(number)), nil
 }

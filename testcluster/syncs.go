@@ -3,6 +3,7 @@
 package testcluster
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -41,7 +42,7 @@ func AgentKilled(n *Node) syscall.Errno {
 	n.c.observer.Fault(n.Name, faultAgentKilled)
 	a := n.lastAgent()
 	a.expected()
-	unix.Kill(a.cmd.Process.Pid, unix.SIGKILL)
+	_ = unix.Kill(a.cmd.Process.Pid, unix.SIGKILL)
 	return unix.EIO
 }
 
@@ -159,7 +160,7 @@ func (s *Syncs) answer(listener int) {
 		case fate == nil:
 		case after > 0:
 			time.AfterFunc(after, func() {
-				fate(s.node)
+				_ = fate(s.node) // the sync has returned long ago
 				close(s.fired)
 			})
 		default:
@@ -167,7 +168,7 @@ func (s *Syncs) answer(listener int) {
 			close(s.fired)
 		}
 	}
-	ioctl(listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&v))
+	_ = ioctl(listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&v)) // fails if the caller has died
 }
 
 // next counts one sync and returns its fate if it is the chosen one, and how much later that strikes.
@@ -194,12 +195,18 @@ func receiveFD(socket int) (int, error) {
 		return -1, err
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil || len(messages) == 0 {
-		return -1, fmt.Errorf("receive descriptor: none came: %v", err)
+	if err != nil {
+		return -1, fmt.Errorf("receive descriptor: %w", err)
+	}
+	if len(messages) == 0 {
+		return -1, errors.New("receive descriptor: none came")
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) == 0 {
-		return -1, fmt.Errorf("receive descriptor: %v", err)
+	if err != nil {
+		return -1, fmt.Errorf("receive descriptor: %w", err)
+	}
+	if len(fds) == 0 {
+		return -1, errors.New("receive descriptor: none came")
 	}
 	return fds[0], nil
 }

@@ -35,7 +35,7 @@ func (n *Node) Spawn(env []string, program string, args ...string) (*Task, error
 	}
 	go func() {
 		defer close(t.exited)
-		t.cmd.Wait() // its result is in cmd.ProcessState
+		_ = t.cmd.Wait() // its result is in cmd.ProcessState
 	}()
 	return t, nil
 }
@@ -48,7 +48,7 @@ func (t *Task) Exited() <-chan struct{} { return t.exited }
 
 // Stop ends the task with KILL and waits for it.
 func (t *Task) Stop() {
-	t.cmd.Process.Kill()
+	_ = t.cmd.Process.Kill() // fails if it has ended
 	<-t.exited
 }
 

@@ -206,7 +206,11 @@ func TestObserverOrdersHolds(t *testing.T) {
 		t.Errorf("%v", bad)
 	}
 	r, err := http.Post("http://"+l.Addr().String()+"/event", "application/json", strings.NewReader("{"))
-	if err != nil || r.StatusCode != http.StatusBadRequest {
-		t.Errorf("half an event: %v, %v", r, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusBadRequest {
+		t.Errorf("half an event: %s", r.Status)
 	}
 }

@@ -89,7 +89,7 @@ func stopEndsSessions(t *testing.T, c *cluster) {
 	statetest.Await(t, "the session", func() error {
 		out, err := c.sql(t.Context(), in, "SELECT count(*) FROM pg_stat_activity WHERE datname = 'sessions' AND query LIKE '%pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()")
 		if err != nil || strings.TrimSpace(out) != "1" {
-			return fmt.Errorf("%q, %v", out, err)
+			return errors.Join(fmt.Errorf("%q are active", out), err)
 		}
 		return nil
 	})

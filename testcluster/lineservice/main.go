@@ -54,5 +54,5 @@ func answer(w http.ResponseWriter, r *http.Request, variable, line string) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	w.Write(out) // who has gone away does not hear it
+	_, _ = w.Write(out) // who has gone away does not hear it
 }

@@ -57,7 +57,10 @@ func (s *service) run() int {
 		}
 	}
 	if s.modes.fork {
-		exec.Command(os.Args[0], "child").Start()
+		if err := exec.Command(os.Args[0], "child").Start(); err != nil {
+			fmt.Fprintln(os.Stderr, "testservice:", err)
+			return s.exit(err.Error())
+		}
 	}
 	if err := s.listen(); err != nil {
 		fmt.Fprintln(os.Stderr, "testservice:", err)
