@@ -306,6 +306,9 @@ func WantedHolders(s *State, snap Snapshot) []string {
 			take(id)
 		}
 	}
+	if len(wanted) >= copies {
+		return wanted
+	}
 	var rest []string
 	for id := range s.Nodes.All() {
 		if usable(id) && !slices.Contains(wanted, id) {
