@@ -354,7 +354,8 @@ func (a *agent) goThrough(ctx context.Context, s *model.State, r model.RowSpec) 
 func (n *Node) keepSnapshotsLoop(ctx context.Context) error {
 	t := time.NewTicker(keepingEvery)
 	defer t.Stop()
-	looked := false // whether what should be here is
+	looked := false      // whether what should be here is
+	settled := uint64(0) // the index of the State in which nothing was left to hold
 	for {
 		select {
 		case <-ctx.Done():
@@ -369,7 +370,14 @@ func (n *Node) keepSnapshotsLoop(ctx context.Context) error {
 			continue
 		}
 		n.takeDue(ctx, s)
-		if err := n.holdCopies(ctx, s); err != nil && ctx.Err() == nil {
+		if s.Index == settled {
+			continue
+		}
+		held, err := n.holdCopies(ctx, s)
+		switch {
+		case err == nil && held == 0:
+			settled = s.Index
+		case err != nil && ctx.Err() == nil:
 			n.log.Warn("holding copies of snapshots", "err", err)
 		}
 	}
@@ -397,8 +405,8 @@ func lastTaken(s *model.State, r model.Row) time.Time {
 	return r.At
 }
 
-// holdCopies fetches the snapshots that this node should hold and does not, and says so.
-func (n *Node) holdCopies(ctx context.Context, s *model.State) error {
+// holdCopies fetches the snapshots that this node should hold and does not, and says so. It returns how many it fetched.
+func (n *Node) holdCopies(ctx context.Context, s *model.State) (int, error) {
 	held := model.HoldSnapshots{Node: n.id.ID}
 	var failed error
 	for key, snap := range s.Snapshots.All() {
@@ -416,10 +424,10 @@ func (n *Node) holdCopies(ctx context.Context, s *model.State) error {
 	}
 	if len(held.Items) > 0 {
 		if _, err := n.fsm.Propose(ctx, held); err != nil {
-			return err
+			return len(held.Items), err
 		}
 	}
-	return failed
+	return len(held.Items), failed
 }
 
 // trimSnapshots is the leader's: it drops what the policies do not keep.
