@@ -44,23 +44,24 @@ func undertake(s *model.State, req api.PlanRequest) (undertaking, error) {
 
 func undertakeDeploy(s *model.State, system string, req api.PlanRequest) (undertaking, error) {
 	d := model.Draft{Kind: model.KindDeploy, Source: model.Source{Files: req.Files}, Packages: req.Packages}
-	m, err := composeSource(s, system, d)
-	if err != nil {
-		return undertaking{}, err
-	}
-	return newUndertaking(s, system, m, d), nil
+	return undertakeSource(s, system, d)
 }
 
-func composeSource(s *model.State, system string, d model.Draft) (model.Manifest, error) {
+func undertakeSource(s *model.State, system string, d model.Draft) (undertaking, error) {
 	parsed, diags := model.Parse(d.Source, model.Known{Modules: model.Modules()})
 	if diags.HasErrors() {
-		return model.Manifest{}, invalid(diags, d.Source)
+		return undertaking{}, invalid(diags, d.Source)
 	}
+	return undertakeModel(s, system, parsed, d)
+}
+
+// undertakeModel plans what the draft's source says, or is to stand for it.
+func undertakeModel(s *model.State, system string, parsed *model.Model, d model.Draft) (undertaking, error) {
 	m, diags := model.Compose{State: s, System: system, Model: parsed, Packages: d.Packages, Excluded: d.Excluded}.Run()
 	if diags.HasErrors() {
-		return model.Manifest{}, invalid(diags, d.Source)
+		return undertaking{}, invalid(diags, d.Source)
 	}
-	return m, nil
+	return newUndertaking(s, system, m, d), nil
 }
 
 func invalid(diags model.Diagnostics, src model.Source) error {
@@ -91,11 +92,7 @@ func undertakeUndeploy(s *model.State, system string, services []string) (undert
 	}
 	d := model.Draft{Kind: model.KindUndeploy}
 	if len(services) == 0 {
-		m, diags := model.Compose{State: s, System: system, Model: &model.Model{}}.Run()
-		if diags.HasErrors() {
-			return undertaking{}, invalid(diags, d.Source)
-		}
-		return newUndertaking(s, system, m, d), nil
+		return undertakeModel(s, system, &model.Model{}, d)
 	}
 	for _, name := range services {
 		if len(s.ServiceRows(system, name)) == 0 {
@@ -104,11 +101,7 @@ func undertakeUndeploy(s *model.State, system string, services []string) (undert
 	}
 	d.Source, d.Packages = in.Source, in.Packages
 	d.Excluded = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(in.Excluded), services...))))
-	m, err := composeSource(s, system, d)
-	if err != nil {
-		return undertaking{}, err
-	}
-	return newUndertaking(s, system, m, d), nil
+	return undertakeSource(s, system, d)
 }
 
 // undertakeRollback goes back to the intent of a generation, or to what the newest settled intent replaced; while
