@@ -80,11 +80,7 @@ func newSnapshotImportCommand(c *console) *cobra.Command {
 		Example:           "  isonomia snapshots import staff staff.tar && isonomia restore staff\n  tar -C /old/data -c . | isonomia snapshots import staff",
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			var in io.Reader = c.in
 			if len(args) == 2 {
 				f, err := os.Open(args[1])
@@ -103,7 +99,7 @@ func newSnapshotImportCommand(c *console) *cobra.Command {
 			}
 			c.sayf("%s", snapshotText(taken))
 			return nil
-		},
+		}),
 	}
 	systemFlag(cmd, &system)
 	return cmd
@@ -177,11 +173,7 @@ func newCheckCommand(c *console) *cobra.Command {
 		Example:           "  isonomia check\n  isonomia check --json | jq '.[].problems'",
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, _ []string) error {
 			nodes, err := client.Check(cmd.Context())
 			if err != nil {
 				return err
@@ -210,7 +202,7 @@ func newCheckCommand(c *console) *cobra.Command {
 				return &api.Error{Code: api.CodeFailed, Message: fmt.Sprintf("%s found, %s healed, %d lost", count(bad, "problem"), count(healed, "tree"), lost), Hint: hint}
 			}
 			return nil
-		},
+		}),
 	}
 }
 

@@ -24,11 +24,7 @@ func newSnapshotsCommand(c *console) *cobra.Command {
 		Example:           "  isonomia snapshots\n  isonomia snapshots staff --json | jq '.[0].holders'",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			list, err := client.Snapshots(cmd.Context(), system, strings.Join(args, ""))
 			if err != nil {
 				return err
@@ -45,7 +41,7 @@ func newSnapshotsCommand(c *console) *cobra.Command {
 			}
 			_, err = c.out.Write([]byte(renderSnapshots(list, c.now(), c.paint(), c.wrapWidth())))
 			return err
-		},
+		}),
 	}
 	systemFlag(cmd, &system)
 	cmd.Flags().BoolVar(&latest, "latest", false, "only the newest of each service")
@@ -78,12 +74,9 @@ func newSnapshotCommand(c *console) *cobra.Command {
 			"once while it runs, and then what has changed since, for which the service is stopped for a moment.",
 		Example:           "  isonomia snapshot staff\n  isonomia snapshot --why 'before the migration' staff rooms --json",
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			if len(args) == 0 {
+				var err error
 				if args, err = managedServices(cmd.Context(), client, system); err != nil {
 					return err
 				}
@@ -106,7 +99,7 @@ func newSnapshotCommand(c *console) *cobra.Command {
 				c.sayf("No service of system %s has managed state.", system)
 			}
 			return nil
-		},
+		}),
 	}
 	systemFlag(cmd, &system)
 	cmd.Flags().StringVar(&why, "why", "", "`REASON` to remember with it")
@@ -154,11 +147,7 @@ func newRestoreCommand(c *console) *cobra.Command {
 		Example:           "  isonomia restore staff\n  isonomia restore staff@12 --yes",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
+		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			wanted, err := restoreRequests(cmd.Context(), client, system, args)
 			if err != nil {
 				return err
@@ -187,7 +176,7 @@ func newRestoreCommand(c *console) *cobra.Command {
 				return c.printJSON(done[0])
 			}
 			return printList(c, done)
-		},
+		}),
 	}
 	systemFlag(cmd, &system)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")

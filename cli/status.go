@@ -60,6 +60,17 @@ func withHint(err error, hint string) error {
 	return &e
 }
 
+// withClient is a command that begins with the client for its node.
+func (c *console) withClient(run func(cmd *cobra.Command, client *api.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		client, err := c.client()
+		if err != nil {
+			return err
+		}
+		return run(cmd, client, args)
+	}
+}
+
 // systemFlag is --system, the same for every command that has it.
 func systemFlag(cmd *cobra.Command, system *string) {
 	cmd.Flags().StringVar(system, "system", "default", "`NAME` of the system")
