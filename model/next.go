@@ -238,8 +238,19 @@ func (t *turn) save(r Row) bool {
 	if t.haunted(r) {
 		return true
 	}
-	t.add(Step{Kind: StepSave, Row: r.Key, Claim: Saving, Generation: t.generation(r), Reason: "its state moves to another node"})
+	t.add(Step{Kind: StepSave, Row: r.Key, Claim: Saving, Generation: t.generation(r), Reason: whySaved(t.s, r)})
 	return true
+}
+
+// whySaved says for people why r's state is saved.
+func whySaved(s *State, r Row) string {
+	switch {
+	case s.Custody.At(r.CustodyKey()).Wanted != "":
+		return "its data return to a snapshot"
+	case MustMove(s, r.RowSpec):
+		return "its state moves to another node"
+	}
+	return "it is replaced"
 }
 
 // stop claims the end of an obsolete row once its gate is open.

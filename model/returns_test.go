@@ -65,7 +65,7 @@ func TestDataOfAnUpgrade(t *testing.T) {
 	if cu.Node == "" || cu.Timeline == "" || cu.Wanted != "" || c.row("db").Spec.Timeline != cu.Timeline {
 		t.Errorf("custody %+v, row %+v", cu, c.row("db").Spec)
 	}
-	if got := c.snapshotsOf("db"); !slices.Equal(got, []string{"good of 1", "bad of 2"}) {
+	if got := c.snapshotsOf("db"); !slices.Equal(got, []string{"good of 1", "bad of 2", "good of 3"}) {
 		t.Errorf("what the data were is not kept: %q", got)
 	}
 	if p := c.plan(versions("1", "1", "1")); !p.Empty() {

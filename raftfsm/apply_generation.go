@@ -139,7 +139,7 @@ func (t *tx) makeGeneration(p model.Pending) model.Result {
 	for _, part := range p.Parts { // before what goes is retired, for the same reason
 		for _, r := range part.Returns {
 			key := model.CustodyKey(b.System, r.Service, r.Container)
-			t.s.Custody = t.s.Custody.Set(key, model.Returned(t.s.Custody.At(key), r))
+			t.setCustody(key, model.Returned(t.s.Custody.At(key), r), b.At)
 		}
 	}
 	for _, part := range p.Parts { // before what goes is retired: whether its state moves depends on what comes

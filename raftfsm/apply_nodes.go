@@ -166,7 +166,7 @@ func (t *tx) removeNode(c model.RemoveNode) model.Result {
 	}
 	t.s.Nodes = t.s.Nodes.Delete(n.ID)
 	t.lose(n.ID, "node "+n.Name+" was removed")
-	t.inherit(n.ID)
+	t.inherit(n.ID, c.At)
 	t.s.Removed = t.s.Removed.Set(n.ID, model.Removed{Name: n.Name, At: c.At})
 	sealed := maps.Clone(t.s.Cluster.Sealed)
 	delete(sealed, n.ID)
@@ -176,12 +176,14 @@ func (t *tx) removeNode(c model.RemoveNode) model.Result {
 
 // inherit finds for the states that a removed node had, or that came from it, the newest snapshot that a member holds. A
 // state of which there is none is gone with the node.
-func (t *tx) inherit(node string) {
+func (t *tx) inherit(node string, at time.Time) {
 	for key, c := range t.s.Custody.All() {
 		if c.Node != node && (c.From != node || t.heldByMember(key, c.Snapshot)) {
 			continue
 		}
-		if newest, ok := t.s.NewestSnapshot(key, t.held); ok {
+		if c.Wanted != "" && t.heldByMember(key, c.Wanted) {
+			t.setCustody(key, model.Custody{Snapshot: c.Wanted, Epoch: t.index, Timeline: c.Next}, at)
+		} else if newest, ok := t.s.NewestSnapshot(key, t.held); ok {
 			t.s.Custody = t.s.Custody.Set(key, model.Custody{Snapshot: newest.ID, Epoch: t.index, Timeline: newest.Timeline})
 		} else {
 			t.s.Custody = t.s.Custody.Delete(key)

@@ -154,7 +154,7 @@ func (t *tx) report(c model.Reports, r model.Row, item model.Report) model.Verdi
 		t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.AfterActive(t.s, r.RowSpec, t.index))
 	case r.Phase == model.Saved:
 		snap := t.keepSnapshot(r, *item.Snapshot, c)
-		t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.AfterSaved(t.s, r.RowSpec, snap, t.index))
+		t.setCustody(r.CustodyKey(), model.AfterSaved(t.s, r.RowSpec, snap, t.index), c.At)
 		if !r.Obsolete { // rolled back meanwhile: its state is still here
 			r = t.planned(r, "wanted again while its state was saved")
 		}

@@ -1,7 +1,9 @@
 package raftfsm
 
 import (
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
 )
@@ -34,6 +36,20 @@ func (t *tx) addSnapshot(snap model.Snapshot) model.Snapshot {
 		t.s.Snapshots = t.s.Snapshots.Delete(key) // a bound, not a policy: the leader trims to that long before
 	}
 	return snap
+}
+
+// setCustody stores a custody. Data that return to a snapshot begin a timeline with it: it becomes the newest generation
+// once more, so that what was saved when they left does not count as the newest.
+func (t *tx) setCustody(key string, c model.Custody, at time.Time) {
+	was := t.s.Custody.At(key)
+	t.s.Custody = t.s.Custody.Set(key, c)
+	snap, ok := t.s.SnapshotByID(key, c.Snapshot)
+	if !ok || c.Timeline == was.Timeline || snap.Timeline == c.Timeline {
+		return
+	}
+	snap.Why, snap.At, snap.Stored = fmt.Sprintf("generation %d again", snap.Generation), at, 0
+	snap.Timeline, snap.Of, snap.Before = c.Timeline, t.s.Systems.At(snap.System).Generation, 0
+	t.addSnapshot(snap)
 }
 
 func snapshotCounter(custodyKey string) string { return "snapshots/" + custodyKey }

@@ -44,6 +44,7 @@ type contact struct {
 	term uint64
 	sent time.Time // when the request that it answered was sent: the answer speaks for no later moment
 	last uint64    // index of its last log entry, committed or not
+	took time.Duration
 }
 
 // newTransport makes it. Requests are not pipelined (MaxRPCsInFlight 1): raft's pipeline can lock up for good when a
@@ -100,7 +101,7 @@ func (t *transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req
 	sent := time.Now()
 	err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
 	if err == nil && resp.Term == req.Term {
-		t.note(id, contact{term: req.Term, sent: sent, last: resp.LastLog})
+		t.note(id, contact{term: req.Term, sent: sent, last: resp.LastLog, took: time.Since(sent)})
 	}
 	return err
 }
@@ -111,7 +112,8 @@ func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 }
 
 // hold waits until a heartbeat to the server is due: it has answered nothing that was sent within the pace, or somebody
-// waits for an answer. It gives up after a few paces, because raft looks between heartbeats whether it still leads.
+// waits for an answer, or the last one was slow, as on a loaded machine, where a lease has no time to give away. It gives
+// up after a few paces, because raft looks between heartbeats whether it still leads.
 func (t *transport) hold(id raft.ServerID, term uint64) {
 	for range 4 {
 		wait, hurry := t.untilDue(id, term)
@@ -132,7 +134,7 @@ func (t *transport) untilDue(id raft.ServerID, term uint64) (time.Duration, <-ch
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.peers[id]
-	if t.waiting > 0 || c.term != term {
+	if t.waiting > 0 || c.term != term || c.took > t.pace/8 {
 		return 0, nil
 	}
 	return t.pace - time.Since(c.sent), t.hurry
