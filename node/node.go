@@ -44,6 +44,10 @@ type Node struct {
 	undo []func() // what open did, in order
 }
 
+// agentNice puts the agent before others where it may (root): on a machine without idle time a leader that has to wait for
+// its turn loses its lease of 200 ms. Services, builds and tools run as ever.
+const agentNice = -10
+
 // Run is an agent from start to end: it returns when ctx ends, after an orderly stop, or when it cannot go on.
 func Run(ctx context.Context, cfg Config) error {
 	cfg, err := cfg.complete()
@@ -51,6 +55,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	n := &Node{cfg: cfg, log: cfg.Log, dir: paths(cfg.Dir)}
+	if err := keeper.Renice(agentNice); err != nil {
+		n.log.Debug("the agent has no priority over others", "err", err)
+	}
 	defer n.close()
 	if err := n.open(ctx); err != nil {
 		return err

@@ -15,11 +15,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/isonomia-mesh/isonomia/activate/keeper"
 )
 
 // RunBuildSandbox is the first process of a build's sandbox, its init: it makes the build's view of the machine, gives
 // up every privilege, runs the command and says how it ended. It is started by the agent only, see sandboxSpec.
 func RunBuildSandbox() error {
+	_ = keeper.Renice(5)   // a build can wait, services cannot
 	runtime.LockOSThread() // privileges are a thread's: the one that gives them up is the one that forks
 	status := os.NewFile(3, "status")
 	if st, err := status.Stat(); err != nil || st.Mode()&fs.ModeNamedPipe == 0 {

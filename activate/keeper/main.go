@@ -35,6 +35,9 @@ func run(dir string, withCgroups bool) error {
 	debug.SetMemoryLimit(128 << 20)
 	closeInherited()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := Renice(0); err != nil { // the agent's may be another, and services inherit the keeper's
+		log.Info("niceness is that of the agent", "reason", err)
+	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
