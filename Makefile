@@ -41,7 +41,7 @@ check: ## formatting, vet, the architecture
 	go test -run 'TestImports|TestModelIsPure|TestMainIsThin' .
 
 lint: ## what golangci-lint finds beyond vet (.golangci.yml says which linters and why)
-	@command -v golangci-lint >/dev/null || { echo "golangci-lint is missing: go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@latest"; exit 1; }
+	@command -v golangci-lint >/dev/null || { echo "golangci-lint is missing: go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0"; exit 1; }
 	golangci-lint run ./...
 
 race: deps ## all tests under the race detector (needs a C compiler)

@@ -70,7 +70,7 @@ const (
 // streamError gives the error of a stream its meaning for our callers.
 // io.EOF and deadline errors pass as they are.
 func streamError(err error) error {
-	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+	if err == nil || err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
 	var se *quic.StreamError

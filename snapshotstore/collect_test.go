@@ -202,7 +202,6 @@ func useTree(s, other *Store, dir string, fetch bool) error {
 
 // canned is a tree in memory, to be put without reading a directory.
 type canned struct {
-	discard
 	root ID
 	mu   sync.Mutex
 	objs map[ID][]byte

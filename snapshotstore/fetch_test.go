@@ -132,7 +132,7 @@ func TestBadSources(t *testing.T) {
 
 func badSource(t *testing.T, from *Store, info TreeInfo, spoil func([]ID, []byte) (io.Reader, error), want error) {
 	opts := Options{hedgeAfter: time.Millisecond}
-	if want == ErrStalled {
+	if errors.Is(want, ErrStalled) {
 		opts.frameTimeout = 50 * time.Millisecond
 	}
 	bad := &storeSource{name: "bad", store: from, spoil: spoil}
@@ -146,7 +146,7 @@ func badSource(t *testing.T, from *Store, info TreeInfo, spoil func([]ID, []byte
 		t.Fatalf("got %v, want %v", err, want)
 	}
 	var se *SourceError
-	if want != ErrMissing && (!errors.As(err, &se) || se.Source != "bad") {
+	if !errors.Is(want, ErrMissing) && (!errors.As(err, &se) || se.Source != "bad") {
 		t.Fatalf("the source is not named: %v", err)
 	}
 	noProblems(t, to)

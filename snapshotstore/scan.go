@@ -2,6 +2,7 @@ package snapshotstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -247,7 +248,8 @@ func (s *scanner) classify(root *os.Root, rel, name string, depth int, e *entry)
 	default:
 		err = fmt.Errorf("%w (%s)", ErrSpecialFile, info.Mode().Type())
 	}
-	if _, ok := err.(*EntryError); err != nil && !ok {
+	var ee *EntryError
+	if err != nil && !errors.As(err, &ee) {
 		err = &EntryError{rel, err}
 	}
 	return info, err

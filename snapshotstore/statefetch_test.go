@@ -71,7 +71,7 @@ func missingAll(ids []ID) (io.Reader, error) {
 
 func badStateSource(t *testing.T, from *Store, info StateInfo, spoil func([]ID, []byte) (io.Reader, error), want error) {
 	opts := Options{hedgeAfter: time.Millisecond}
-	if want == ErrStalled {
+	if errors.Is(want, ErrStalled) {
 		opts.frameTimeout = 50 * time.Millisecond
 	}
 	to := stateStore(t, opts)

@@ -64,7 +64,7 @@ func (s *Store) verifyState(ctx context.Context, root ID, dir string, opts Verif
 		r: &restorer{opts: RestoreOptions{Owner: opts.Owner}, isRoot: os.Geteuid() == 0}}
 	e := n.state.entry()
 	err = v.dir(top, &e, ".", 0)
-	if err == errEnough {
+	if errors.Is(err, errEnough) {
 		err = nil
 	}
 	return v.found, err
@@ -180,7 +180,7 @@ func (d *verifyDir) flush() error {
 			err = d.v.note(join(d.rel, e.Name), what[i]...)
 		}
 		var ee *EntryError
-		if err != nil && err != errEnough && !errors.As(err, &ee) {
+		if err != nil && !errors.Is(err, errEnough) && !errors.As(err, &ee) {
 			err = &EntryError{join(d.rel, e.Name), err}
 		}
 		if err != nil {
