@@ -169,17 +169,25 @@ func Into(ctx context.Context, c Command, path string, keep func(w io.Writer, r 
 func launch(cmd *exec.Cmd) (ended chan error, err error) {
 	started, ended := make(chan error), make(chan error, 1)
 	go func() {
-		runtime.LockOSThread()                                                                // for good: the thread ends with this
-		if raw, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err == nil && raw > 20 { // 20 less the niceness
-			_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 0) // the agent comes before others, what it runs does not
-		}
-		err := cmd.Start()
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := startPlainly(cmd)
 		started <- err
 		if err == nil {
 			ended <- cmd.Wait()
 		}
 	}()
 	return ended, <-started
+}
+
+// startPlainly starts cmd with niceness 0 where the agent comes before others: what it runs does not. Niceness is a thread's,
+// and inherited.
+func startPlainly(cmd *exec.Cmd) error {
+	if raw, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err == nil && raw > 20 { // 20 less the niceness
+		_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 0)
+		defer func() { _ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 20-raw) }()
+	}
+	return cmd.Start()
 }
 
 var errTimeout = errors.New("not done in time")
