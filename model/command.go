@@ -109,6 +109,12 @@ type MarkUp struct {
 	Epoch uint64 `cbor:"2,keyasint"`
 }
 
+// DrainNode asks that everything on a node goes elsewhere, or that things may go there again.
+type DrainNode struct {
+	ID string `cbor:"1,keyasint"`
+	On bool   `cbor:"2,keyasint"`
+}
+
 // RemoveNode frees what a node held and bars its key.
 type RemoveNode struct {
 	ID string    `cbor:"1,keyasint"`
@@ -261,6 +267,7 @@ func (TakeSnapshot) command()  {}
 func (HoldSnapshots) command() {}
 func (DropSnapshots) command() {}
 func (GiveUpState) command()   {}
+func (DrainNode) command()     {}
 
 // TakeSnapshot puts a snapshot into the catalogue, at its generation or as the newest one if nothing changed.
 type TakeSnapshot struct {

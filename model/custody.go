@@ -38,6 +38,13 @@ func CustodyKey(system, service, container string) string {
 	return system + "/" + service + "/" + container
 }
 
+// SplitCustodyKey is the other way round.
+func SplitCustodyKey(key string) (system, service, container string) {
+	system, rest, _ := strings.Cut(key, "/")
+	service, container, _ = strings.Cut(rest, "/")
+	return system, service, container
+}
+
 // CustodyKey is the key of the row's custody.
 func (r RowSpec) CustodyKey() string { return CustodyKey(r.System, r.Service, r.Container) }
 
@@ -299,7 +306,7 @@ func WantedHolders(s *State, snap Snapshot) []string {
 	}
 	usable := func(id string) bool {
 		n, ok := s.Nodes.Get(id)
-		return ok && !n.Down && !n.Left
+		return ok && n.Takes()
 	}
 	for _, id := range snap.Holders {
 		if usable(id) {

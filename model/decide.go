@@ -181,20 +181,29 @@ func (d *decision) adapt(sys System, in Intent) bool {
 		return false
 	}
 	d.next.Composed[sys.Name] = print
-	m, diags := composeIntent(d.s, in)
+	p, diags := Adaptation(d.s, in)
 	if diags.HasErrors() {
 		d.stuckRunning(sys, in, "composing for the nodes that are left: "+diags.Error())
 		return false
 	}
-	p := Diff(d.s, sys.Name, m)
-	p.Retry = nil // when to try a failed row again is not for the nodes to say
-	p.Changes = slices.DeleteFunc(p.Changes, func(c Change) bool { return c.Action == ActRetry })
 	if p.Empty() {
 		return false
 	}
 	d.propose(p, Draft{Kind: KindAdapt, Intent: in.Number, // the intent has its source and packages already
 		By: "isonomia", Why: cmp.Or(causes(p.Changes), "what it reserves changed"), Origin: in.Origin})
 	return true
+}
+
+// Adaptation is the plan that makes an intent fit the nodes as they are now.
+func Adaptation(s *State, in Intent) (Plan, Diagnostics) {
+	m, diags := composeIntent(s, in)
+	if diags.HasErrors() {
+		return Plan{}, diags
+	}
+	p := Diff(s, in.System, m)
+	p.Retry = nil // when to try a failed row again is not for the nodes to say
+	p.Changes = slices.DeleteFunc(p.Changes, func(c Change) bool { return c.Action == ActRetry })
+	return p, nil
 }
 
 // causes says why an adaptation was needed: the reasons of what moves, starts or stops, or else of what restarts.
@@ -225,7 +234,7 @@ func (d *decision) nodesPrint(sys System) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%d/%d;", sys.Generation, sys.Intent)
 	for id, n := range d.s.Nodes.All() {
-		fmt.Fprintf(h, "%s %t %t %s;", id, n.Down, n.Left, n.Host)
+		fmt.Fprintf(h, "%s %t %t %t %s;", id, n.Down, n.Left, n.Draining, n.Host)
 		for _, k := range sortedKeys(n.Attributes) {
 			fmt.Fprintf(h, "%s=%q,", k, n.Attributes[k])
 		}
@@ -292,7 +301,7 @@ func intentRows(s *State, in Intent) (specs []RowSpec, complete bool) {
 // their numbers.
 func restorable(s *State, system string, rows []RowSpec) bool {
 	for _, r := range rows {
-		if n, ok := s.Nodes.Get(r.Node); !ok || n.Down || n.Left || n.Host != r.Spec.Host {
+		if n, ok := s.Nodes.Get(r.Node); !ok || !n.Takes() || n.Host != r.Spec.Host {
 			return false
 		}
 		if c := s.Custody.At(r.CustodyKey()); r.Managed && c.Node != "" && c.Node != r.Node && !canLeave(s, c.Node) {

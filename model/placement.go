@@ -87,7 +87,7 @@ func (c *composer) waitsFor(s *Service, id string, allowed []string) bool {
 func (c *composer) awaitsState(s *Service, id string) bool {
 	holder := c.custodian(s)
 	n, member := c.in.State.Nodes.Get(id)
-	return holder != "" && holder != id && !canLeave(c.in.State, holder) && member && !n.Down && !n.Left && c.declares(n.Name) && c.pinAllows(s.Name, n.Name)
+	return holder != "" && holder != id && !canLeave(c.in.State, holder) && member && n.Takes() && c.declares(n.Name) && c.pinAllows(s.Name, n.Name)
 }
 
 func (c *composer) whyWait(s *Service, allowed []string) string {
@@ -148,7 +148,7 @@ func (c *composer) fitting(s *Service) []string {
 	bound := holder != "" && !canLeave(c.in.State, holder)
 	var ids []string
 	for id, n := range c.in.State.Nodes.All() {
-		if n.Down || n.Left || !c.declares(n.Name) || !c.pinAllows(s.Name, n.Name) || bound && holder != id {
+		if !n.Takes() || !c.declares(n.Name) || !c.pinAllows(s.Name, n.Name) || bound && holder != id {
 			continue
 		}
 		ids = append(ids, id)
@@ -248,7 +248,7 @@ func (c *composer) short(s *Service, missing, fitting int) {
 func (c *composer) upNames() []string {
 	var names []string
 	for _, n := range c.in.State.Nodes.All() {
-		if !n.Down && !n.Left {
+		if n.Takes() {
 			names = append(names, n.Name)
 		}
 	}

@@ -178,6 +178,8 @@ func whyMoved(s *State, old Row) string {
 		return fmt.Sprintf("node %s was removed", s.NodeName(old.Node))
 	case n.Down:
 		return fmt.Sprintf("node %s is down", n.Name)
+	case n.Draining:
+		return fmt.Sprintf("node %s is drained", n.Name)
 	}
 	return fmt.Sprintf("node %s may not run it any more", n.Name)
 }

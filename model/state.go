@@ -76,9 +76,13 @@ type Node struct {
 	Server     bool              `cbor:"9,keyasint"` // may be a raft server
 	Admitted   time.Time         `cbor:"10,keyasint"`
 	Version    string            `cbor:"11,keyasint"`
-	StateMax   int               `cbor:"12,keyasint"` // newest state version that its binary understands
-	Left       bool              `cbor:"13,keyasint"` // it left on purpose
+	StateMax   int               `cbor:"12,keyasint"`           // newest state version that its binary understands
+	Left       bool              `cbor:"13,keyasint"`           // it left on purpose
+	Draining   bool              `cbor:"14,keyasint,omitempty"` // an operator wants nothing to run there
 }
+
+// Takes says whether instances may be placed on the node.
+func (n Node) Takes() bool { return !n.Down && !n.Left && !n.Draining }
 
 // Zone is the attribute that placement and dep.x preference look at first.
 func (n Node) Zone() string { return n.Attributes["zone"] }

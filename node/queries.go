@@ -50,6 +50,8 @@ func memberStatus(n model.Node, g mesh.Member, self bool) string {
 		return "left"
 	case n.Down:
 		return "failed"
+	case n.Draining:
+		return "draining"
 	case self || g.Status == mesh.StatusAlive:
 		return "alive"
 	}

@@ -72,6 +72,8 @@ func (t *tx) apply(c model.Command) model.Result {
 		return t.takeSnapshot(c)
 	case model.HoldSnapshots:
 		return t.holdSnapshots(c)
+	case model.DrainNode:
+		return t.drainNode(c)
 	case model.GiveUpState:
 		return t.giveUpState(c)
 	case model.DropSnapshots:

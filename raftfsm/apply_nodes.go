@@ -103,6 +103,17 @@ func (t *tx) updateNode(c model.UpdateNode) model.Result {
 	return model.Result{}
 }
 
+// drainNode only notes what is wanted: the leader composes for it like for a node that is down.
+func (t *tx) drainNode(c model.DrainNode) model.Result {
+	n, ok := t.s.Nodes.Get(c.ID)
+	if !ok {
+		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
+	}
+	n.Draining = c.On
+	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
+	return model.Result{}
+}
+
 func (t *tx) markDown(c model.MarkDown) model.Result {
 	n, ok := t.s.Nodes.Get(c.ID)
 	switch {

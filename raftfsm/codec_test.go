@@ -109,6 +109,8 @@ func drawKind(t *rapid.T, k kind) model.Command {
 		return draw[model.DropSnapshots](t)
 	case model.GiveUpState:
 		return draw[model.GiveUpState](t)
+	case model.DrainNode:
+		return draw[model.DrainNode](t)
 	}
 	t.Fatalf("no generator for %s", k.typ)
 	return nil
@@ -121,7 +123,7 @@ func TestKindsArePinned(t *testing.T) {
 	// Never edit a line of this list: append. The numbers lie in logs on disk.
 	want := strings.Fields(`Init Admit CreateToken RevokeToken UpdateNode MarkDown MarkUp RemoveNode SealCA Begin Part
 		Commit Claims Reports Finish Retry Abort RecordBuild TakeSnapshot HoldSnapshots DropSnapshots
-		GiveUpState`)
+		GiveUpState DrainNode`)
 	if len(kinds) != len(want) {
 		t.Fatalf("%d kinds, want %d", len(kinds), len(want))
 	}

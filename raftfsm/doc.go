@@ -19,7 +19,7 @@
 //	2 Admit         8 RemoveNode   14 Reports       20 HoldSnapshots
 //	3 CreateToken   9 SealCA       15 Finish        21 DropSnapshots
 //	4 RevokeToken  10 Begin        16 Retry         22 GiveUpState
-//	5 UpdateNode   11 Part         17 Abort
+//	5 UpdateNode   11 Part         17 Abort         23 DrainNode
 //	6 MarkDown     12 Commit       18 RecordBuild
 //
 // A newer version, an unknown kind and an unknown field are a *MustUpgradeError: the node stops applying, keeps its

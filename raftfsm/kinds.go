@@ -38,6 +38,7 @@ var kinds = []kind{
 	kindOf[model.HoldSnapshots](20),
 	kindOf[model.DropSnapshots](21),
 	kindOf[model.GiveUpState](22),
+	kindOf[model.DrainNode](23),
 }
 
 func kindOf[C model.Command](number uint64) kind {

@@ -690,6 +690,9 @@ func (s *sim) storm(turns int) {
 			s.note("abort: %+v", s.apply(model.Abort{Proposal: fmt.Sprint("abort", len(s.log)), System: simSystem, By: "ann"})[0])
 		case x < 12 && s.rng.IntN(2) == 0:
 			s.rollback()
+		case x < 12:
+			drain := model.DrainNode{ID: n.id, On: !s.state.Nodes.At(n.id).Draining}
+			s.note("%+v: %+v", drain, s.apply(drain)[0])
 		case x < 15 && n.up:
 			for key := range n.procs {
 				s.note("%s: process of %s dies", n.id, key)
@@ -701,6 +704,7 @@ func (s *sim) storm(turns int) {
 	}
 	for _, n := range s.nodes {
 		n.flaky = 0
+		s.apply(model.DrainNode{ID: n.id})
 		if !n.up {
 			s.back(n)
 		}

@@ -1,0 +1,60 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// WhatIfRequest is the body of POST /v1/whatif: how would the systems be, were these nodes down, or drained?
+type WhatIfRequest struct {
+	Nodes   []string `json:"nodes"` // names
+	Drained bool     `json:"drained,omitempty"`
+}
+
+// DrainRequest is the body of POST /v1/drain.
+type DrainRequest struct {
+	Node string `json:"node"` // name
+	Undo bool   `json:"undo,omitempty"`
+}
+
+// Node names a member.
+type Node struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// RemoveRequest is the body of POST /v1/remove.
+type RemoveRequest struct {
+	Node   string `json:"node"` // name
+	DryRun bool   `json:"dry_run,omitempty"`
+}
+
+// Removal is its answer.
+type Removal struct {
+	Node   string         `json:"node"`
+	States []RemovedState `json:"states"` // that it has
+}
+
+// RemovedState is a state that a removed node had, and the snapshot that takes its place.
+type RemovedState struct {
+	System     string     `json:"system"`
+	Service    string     `json:"service"`
+	Generation uint64     `json:"generation"` // 0: nobody else has a snapshot, the state is lost with the node
+	At         *time.Time `json:"at"`
+}
+
+// WhatIf plans what would be done if nodes were down or drained: one plan for each system.
+func (c *Client) WhatIf(ctx context.Context, req WhatIfRequest) ([]Plan, error) {
+	return call[[]Plan](ctx, c, queryTimeout, http.MethodPost, "/v1/whatif", req)
+}
+
+// Drain has everything on a node go elsewhere, or lets things go there again.
+func (c *Client) Drain(ctx context.Context, req DrainRequest) (Node, error) {
+	return call[Node](ctx, c, changeTimeout, http.MethodPost, "/v1/drain", req)
+}
+
+// Remove takes a node that is down out of the cluster for ever.
+func (c *Client) Remove(ctx context.Context, req RemoveRequest) (Removal, error) {
+	return call[Removal](ctx, c, changeTimeout, http.MethodPost, "/v1/remove", req)
+}

@@ -1,0 +1,113 @@
+//go:build linux
+
+package testcluster
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// awaitMember awaits that a node has another one as such: what members shows may be behind.
+func awaitMember(t *testing.T, n *Node, name, status string) {
+	t.Helper()
+	Await(t, name+" "+status, smokeTimeout, func() error {
+		members, err := n.Members()
+		got := "no member"
+		for _, m := range members {
+			if m.Name == name {
+				got = m.Status
+			}
+		}
+		if err == nil && got != status {
+			err = errors.New(got)
+		}
+		return err
+	})
+}
+
+// TestDrain: everything leaves a node, with its state, and comes back to it only when that is allowed again.
+func TestDrain(t *testing.T) {
+	c := real(t, 3)
+	m := stateful("n2").Change("db", func(s *Service) { s.Pin = []string{"n2", "n3"} })
+	deployed(t, c.Node(0).Deploy(m))
+	s := c.AwaitSettled(smokeTimeout, 1)
+	on := ""
+	for _, i := range s.Instances {
+		if i.Service == "db" {
+			on = i.Node
+		}
+	}
+	w := startWriter(t, c, c.Node(0), "db")
+	w.moreWrites(t, 20)
+	look := cli(t, c.Node(0), "whatif", "drain", on)
+	if deployed(t, look); !strings.Contains(look.Stdout, "its state moves with it") {
+		t.Errorf("what would happen: %s", look.Stdout)
+	}
+	deployed(t, cli(t, c.Node(0), "drain", on, "--yes"))
+	awaitMember(t, c.Node(2), on, "draining")
+	settledAnswers(t, c, 2, "1")
+	s = c.AwaitSettled(smokeTimeout, 2)
+	for _, i := range s.Instances {
+		if i.Node == on {
+			t.Errorf("%s is %s on %s", i.Service, i.Phase, on)
+		}
+	}
+	w.moreWrites(t, 5)
+	w.nothingLost(t)
+	if r := c.Node(0).Deploy(m.Change("db", func(s *Service) { s.Pin = []string{on} })); r.Code != ExitFailed || !strings.Contains(r.Stdout+r.Stderr, "no node may run") {
+		t.Errorf("pinned to a node that is drained: exit %d, %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	deployed(t, cli(t, c.Node(1), "drain", on, "--undo"))
+	awaitMember(t, c.Node(2), on, "alive")
+	deployed(t, c.Node(0).Deploy(m.Change("db", func(s *Service) { s.Pin = []string{on} })))
+	settledAnswers(t, c, s.Generation+1, "1")
+}
+
+// TestRemove: a node that is gone for good is removed; its state goes on from the newest copy.
+func TestRemove(t *testing.T) {
+	c := real(t, 3)
+	m := stateful("n3").Change("db", func(s *Service) { s.Pin, s.Copies = []string{"n3", "n2"}, 2 })
+	deployed(t, c.Node(0).Deploy(m))
+	s := c.AwaitSettled(smokeTimeout, 1)
+	var victim *Node
+	for _, i := range s.Instances {
+		if i.Service == "db" {
+			victim = c.Node(map[string]int{"n2": 1, "n3": 2}[i.Node])
+		}
+	}
+	w := startWriter(t, c, c.Node(0), "db")
+	w.moreWrites(t, 10)
+	w.end()
+	before := stateOf(t, w)
+	deployed(t, cli(t, c.Node(0), "snapshot", "db"))
+	Await(t, "a second copy", smokeTimeout, func() error {
+		if list := snapshots(t, c.Node(0), "db"); len(list[0].Holders) < 2 {
+			return fmt.Errorf("held by %v", list[0].Holders)
+		}
+		return nil
+	})
+	if r := cli(t, c.Node(0), "remove", victim.Name, "--yes"); r.Code != ExitFailed {
+		t.Errorf("a node that is up was removed: exit %d", r.Code)
+	}
+	victim.PowerOff()
+	awaitMember(t, c.Node(0), victim.Name, "failed")
+	deployed(t, cli(t, c.Node(0), "remove", victim.Name, "--yes"))
+	Await(t, "db on another node", smokeTimeout, func() error {
+		s, err := c.Node(0).Status()
+		if err != nil {
+			return err
+		}
+		for _, i := range s.Instances {
+			if i.Service == "db" && i.Phase == phaseActive && i.Node != victim.Name {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", s.Instances)
+	})
+	if got := stateOf(t, w); got != before {
+		t.Errorf("its state has %d bytes, not %d", len(got), len(before))
+	}
+	awaitMember(t, c.Node(0), victim.Name, "no member")
+}
