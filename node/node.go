@@ -119,7 +119,7 @@ func (n *Node) openIdentity(ctx context.Context) error {
 
 func (n *Node) openStore(context.Context) error {
 	var err error
-	if n.store, err = snapshotstore.Open(n.dir.store(), snapshotstore.Options{Log: n.log, Grace: packageGrace}); err != nil {
+	if n.store, err = snapshotstore.Open(n.dir.store(), snapshotstore.Options{Log: n.log, Grace: packageGrace, Room: n.roomFor}); err != nil {
 		return err
 	}
 	n.onClose(func() { n.logClose("store", n.store.Close()) })

@@ -226,6 +226,11 @@ func (n *Node) load(ctx context.Context, r model.RowSpec, in activate.Instance, 
 	if err != nil {
 		return loaded{}, err
 	}
+	if _, err := os.Lstat(filepath.Join(filepath.Dir(dir), ".state.warm")); err != nil { // all of it is written
+		if err := n.roomFor(snap.Size); err != nil {
+			return loaded{}, err
+		}
+	}
 	info, err := n.store.RestoreState(ctx, id, dir, snapshotstore.RestoreOptions{Discard: true})
 	if whole, looked := n.store.HasTree(ctx, id); err != nil && looked == nil && !whole { // reading found damage: others may have it
 		n.log.Warn("a snapshot is damaged here", "service", r.Service, "generation", snap.Generation, "err", err)

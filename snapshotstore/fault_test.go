@@ -508,3 +508,51 @@ func TestLostWritesAreToldToAll(t *testing.T) {
 	check(t, err)
 	check(t, c.end(nil))
 }
+
+// Who keeps some of the disk free ends a put with an error of its own; what was put before stays, and the next put goes on
+// when there is room again.
+func TestNoRoom(t *testing.T) {
+	t.Parallel()
+	full := errors.New("no room")
+	var left int64 = 16 << 20
+	s, err := Open(t.TempDir(), Options{Room: func(bytes int64) error {
+		if left -= bytes; left < 0 {
+			return full
+		}
+		return nil
+	}})
+	check(t, err)
+	t.Cleanup(func() { check(t, s.Close()) })
+	rng := rand.New(rand.NewPCG(1, 2))
+	noise := func() []byte {
+		b := make([]byte, 256<<10)
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		return b
+	}
+	var ids []ID
+	for range 100 {
+		var id ID
+		if id, err = s.Put(PlainNaming, noise()); err != nil {
+			break
+		}
+		ids = append(ids, id)
+	}
+	if !errors.Is(err, full) || len(ids) < 48 || len(ids) > 64 {
+		t.Fatalf("%d quarters of a MiB put in 16 MiB, then: %v", len(ids), err)
+	}
+	left = 16 << 20
+	more, err := s.Put(PlainNaming, noise())
+	check(t, err)
+	check(t, s.Flush())
+	for i, here := range s.hasAll(append(ids, more)) {
+		if !here {
+			t.Errorf("object %d is gone", i)
+		}
+	}
+	problems, err := s.Check(t.Context())
+	if check(t, err); len(problems) > 0 {
+		t.Error(problems)
+	}
+}

@@ -36,6 +36,10 @@ type Options struct {
 	// StateLimits of snapshots' trees; a zero field takes a default that no
 	// honest state meets: 100 million entries, 1 PiB, 256 levels.
 	StateLimits Limits
+	// Room is asked before so many bytes more are put or fetched, every few
+	// megabytes, and its error ends that: for who keeps some of the disk free.
+	// Default: nothing is kept. Collect, which frees room, does not ask.
+	Room func(bytes int64) error
 	// Log; default none.
 	Log *slog.Logger
 	// Now; default time.Now.

@@ -22,7 +22,8 @@ type openPack struct {
 type writer struct {
 	mu     sync.Mutex
 	cur    *openPack
-	failed int // times that writes accepted earlier were lost: see op
+	failed int   // times that writes accepted earlier were lost: see op
+	room   int64 // bytes that may be written before Room is asked again
 }
 
 // packPath is the file of a pack, in the state that suffix names.
@@ -102,6 +103,9 @@ func (s *Store) append(id ID, stored []byte) (int, error) {
 		s.packs[o.num] = o.pack
 		s.mu.Unlock()
 	}
+	if err := s.askRoom(recordHeader + int64(len(stored))); err != nil {
+		return 0, err
+	}
 	e, err := s.w.cur.add(id, stored)
 	if err != nil {
 		return 0, err
@@ -111,6 +115,24 @@ func (s *Store) append(id ID, stored []byte) (int, error) {
 	s.w.cur.size = s.w.cur.at
 	s.index.set(id, loc{s.w.cur.num, e.offset, e.length, s.clock.tick()})
 	return recordHeader + len(stored), nil
+}
+
+// roomAtOnce is for how many bytes Room is asked.
+const roomAtOnce = 4 << 20
+
+// askRoom asks Room where what it allowed is used up.
+func (s *Store) askRoom(bytes int64) error {
+	if s.opts.Room == nil {
+		return nil
+	}
+	if s.w.room < bytes {
+		if err := s.opts.Room(max(bytes, roomAtOnce)); err != nil {
+			return fmt.Errorf("put object: %w", err)
+		}
+		s.w.room = max(bytes, roomAtOnce)
+	}
+	s.w.room -= bytes
+	return nil
 }
 
 // flush returns when all that was appended before is on disk. The pack stays
