@@ -80,7 +80,7 @@ func TestGarbage(t *testing.T) {
 	}
 	deployed(t, cli(t, c.Node(1), "restore", "db", "--yes"))
 	if got := stateOf(t, w); got != before {
-		t.Errorf("restored %d bytes, not %d", len(got), len(before))
+		t.Errorf("restored %d bytes, not %d, from %+v", len(got), len(before), snapshots(t, c.Node(0), "db"))
 	}
 	deployed(t, cli(t, c.Node(0), "undeploy", "db", "web", "--yes", "--delete-state"))
 	if gc := collect(t, c.Node(0), "--keep", "0", "--service", "db"); len(gc.Snapshots) < 2 {

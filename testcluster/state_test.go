@@ -120,6 +120,9 @@ func (w *writer) read() (string, error) {
 	if _, err := io.Copy(&b, r.Body); err != nil {
 		return "", err
 	}
+	if r.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s: %s", r.Status, b.String())
+	}
 	return b.String(), nil
 }
 

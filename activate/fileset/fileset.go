@@ -292,7 +292,25 @@ func (m *Module) Dump(_ context.Context, in activate.Instance, _ string, final b
 
 // Load puts the payload's directory in the place of the state, with the owners and modes that it has.
 func (m *Module) Load(_ context.Context, in activate.Instance, p activate.Payload) error {
-	return m.Make(in, false, func(dir string) error { return place.Take(p.Dir, dir) })
+	owner, err := place.OwnerOf(in.Spec)
+	if err != nil {
+		return err
+	}
+	dirs, err := stateDirs(in)
+	if err != nil {
+		return err
+	}
+	return m.Make(in, false, func(dir string) error {
+		if err := place.Take(p.Dir, dir); err != nil {
+			return err
+		}
+		for _, d := range dirs {
+			if err := place.Adopt(filepath.Join(dir, d), owner); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // Verify counts again. What the files hold is known to who restored them.

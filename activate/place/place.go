@@ -16,6 +16,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -185,6 +186,64 @@ func OwnerOf(s activate.Spec) (*Owner, error) {
 	uid, err1 := strconv.Atoi(u.Uid)
 	gid, err2 := strconv.Atoi(u.Gid)
 	return &Owner{UID: uid, GID: gid}, errors.Join(err1, err2)
+}
+
+// Adopt gives dir to owner, and what in it belongs to whom dir belonged to: the same service by another number, as after a
+// restore of what an earlier instance of it wrote. What belongs to others stays theirs. dir itself comes last, so that one
+// that was cut off is done again. Symbolic links are not followed. nil, or who has it already: nothing is done.
+func Adopt(dir string, owner *Owner) error {
+	if owner == nil {
+		return nil
+	}
+	if fi, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) || err == nil && !fi.IsDir() {
+		return nil // what else it may be is not for here to say
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	top, err := root.Lstat(".")
+	if err != nil {
+		return err
+	}
+	old := ownerOf(top)
+	if old.UID == owner.UID && old.GID == owner.GID {
+		return nil
+	}
+	err = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == "." {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		has := ownerOf(fi)
+		now := has
+		if has.UID == old.UID {
+			now.UID = owner.UID
+		}
+		if has.GID == old.GID {
+			now.GID = owner.GID
+		}
+		if now == has {
+			return nil
+		}
+		return root.Lchown(path, now.UID, now.GID)
+	})
+	if err != nil {
+		return fmt.Errorf("change owner: %w", err)
+	}
+	return root.Lchown(".", owner.UID, owner.GID)
+}
+
+func ownerOf(fi fs.FileInfo) Owner {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return Owner{-1, -1}
+	}
+	return Owner{int(st.Uid), int(st.Gid)}
 }
 
 // Give gives everything in dir to owner and its group, to read and write: directories hand their group on. Symbolic

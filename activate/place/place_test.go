@@ -98,3 +98,48 @@ func TestGiveFollowsNoLinks(t *testing.T) {
 		}
 	}
 }
+
+// What an earlier instance wrote under another number is the new one's; what is others' stays theirs, and links lead
+// nowhere.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	outside := filepath.Join(t.TempDir(), "outside")
+	dir := filepath.Join(t.TempDir(), "state")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(outside, nil, 0o600))
+	must(os.Lchown(outside, 50001, 50001))
+	must(os.MkdirAll(filepath.Join(dir, "sub"), 0o755))
+	for name, uid := range map[string]int{"file": 50001, "sub/file": 50001, "other": 50007, "root": 0} {
+		must(os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+		must(os.Lchown(filepath.Join(dir, name), uid, uid))
+	}
+	must(os.Symlink(outside, filepath.Join(dir, "link")))
+	for _, name := range []string{"", "sub", "link"} {
+		must(os.Lchown(filepath.Join(dir, name), 50001, 50001))
+	}
+	for range 2 {
+		must(Adopt(dir, &Owner{50002, 50003}))
+		for name, want := range map[string]Owner{"": {50002, 50003}, "file": {50002, 50003}, "sub": {50002, 50003}, "sub/file": {50002, 50003},
+			"link": {50002, 50003}, "other": {50007, 50007}, "root": {0, 0}, "../../outside": {}} {
+			path := filepath.Join(dir, name)
+			if name == "../../outside" {
+				path, want = outside, Owner{50001, 50001}
+			}
+			fi, err := os.Lstat(path)
+			must(err)
+			if got := ownerOf(fi); got != want {
+				t.Errorf("%q belongs to %v, not %v", name, got, want)
+			}
+		}
+	}
+	must(Adopt(filepath.Join(dir, "absent"), &Owner{1, 1}))
+	must(Adopt(filepath.Join(dir, "link"), &Owner{1, 1}))
+}

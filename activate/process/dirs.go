@@ -10,6 +10,7 @@ import (
 
 	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/activate/keeper"
+	"github.com/isonomia-mesh/isonomia/activate/place"
 )
 
 // makeDirs makes what the instance needs before it starts. RunDir stays the agent's; what is in TMPDIR goes.
@@ -22,12 +23,23 @@ func makeDirs(in activate.Instance, user *keeper.User) error {
 	if err := os.RemoveAll(tempDir(in)); err != nil {
 		return fmt.Errorf("empty TMPDIR: %w", err)
 	}
+	if err := adopt(in.StateDir, user); err != nil {
+		return fmt.Errorf("make directory %q: %w", in.StateDir, err)
+	}
 	for _, d := range []string{in.StateDir, tempDir(in)} {
 		if err := ownDir(d, user); err != nil {
 			return fmt.Errorf("make directory %q: %w", d, err)
 		}
 	}
 	return nil
+}
+
+// adopt gives what an earlier instance wrote to the user of this one.
+func adopt(dir string, user *keeper.User) error {
+	if user == nil {
+		return nil
+	}
+	return place.Adopt(dir, &place.Owner{UID: int(user.UID), GID: int(user.GID)})
 }
 
 // ownDir makes dir a directory of mode 0700 that belongs to user (nil: to us). It changes owner and mode through a

@@ -71,6 +71,9 @@ func (m *Module) own(in activate.Instance) error {
 	if err != nil {
 		return err
 	}
+	if err := adopt(in.StateDir, id.user); err != nil {
+		return err
+	}
 	return ownDir(in.StateDir, id.user)
 }
 
