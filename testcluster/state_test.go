@@ -363,7 +363,10 @@ func TestNoRoomForAState(t *testing.T) {
 	c := Start(t, 3, WithDisk(128<<20))
 	leader := c.WaitLeader()
 	from, to := c.Node((leader.index+1)%3), c.Node((leader.index+2)%3)
-	deployed(t, leader.Deploy(stateful(from.Name)))
+	on := func(node string) Model { // what uses it is where it goes, so that the package is there
+		return stateful(node).Change("web", func(s *Service) { s.Pin = []string{to.Name} })
+	}
+	deployed(t, leader.Deploy(on(from.Name)))
 	before := c.AwaitSettled(smokeTimeout, 1)
 	w := startWriter(t, c, leader, "db")
 	w.end()
@@ -385,7 +388,7 @@ func TestNoRoomForAState(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), smokeTimeout)
 	defer cancel()
 	deployed(t, to.Exec(ctx, "/bin/sh", "-c", fmt.Sprintf("free=$(df -k --output=avail %s | tail -1); dd if=/dev/zero of=%s/big bs=1k count=$((free - 8192))", dataDir, dataDir)))
-	r := leader.Deploy(stateful(to.Name))
+	r := leader.Deploy(on(to.Name))
 	if r.Code != 4 || !strings.Contains(r.Stdout+r.Stderr, "no room") {
 		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
 	}
@@ -394,6 +397,6 @@ func TestNoRoomForAState(t *testing.T) {
 		t.Errorf("db was stopped for it: pid %d, now %d", a, b)
 	}
 	deployed(t, to.Exec(ctx, "/bin/rm", dataDir+"/big"))
-	deployed(t, leader.Deploy(stateful(to.Name)))
+	deployed(t, leader.Deploy(on(to.Name)))
 	settledAnswers(t, c, s.Generation+1, "1")
 }
