@@ -85,7 +85,11 @@ func run(ctx context.Context, bin, example string, keep bool) error {
 }
 
 func (d *demo) say(format string, args ...any) {
-	fmt.Printf("\n\033[1m== "+format+"\033[0m\n", args...)
+	line := fmt.Sprintf("== "+format, args...)
+	if fi, err := os.Stdout.Stat(); err == nil && fi.Mode()&os.ModeCharDevice != 0 && os.Getenv("NO_COLOR") == "" {
+		line = "\033[1m" + line + "\033[0m"
+	}
+	fmt.Printf("\n%s\n", line)
 }
 
 // freePort finds a UDP port that is free on the three addresses.
