@@ -23,7 +23,7 @@ func newSnapshotExportCommand(c *console) *cobra.Command {
 		Long:  "Write a kept snapshot, the newest unless a generation is given, as a plain tar archive: to take the data away.",
 		Example: "  isonomia snapshots export staff -o staff.tar\n" +
 			"  isonomia snapshots export staff@12 | tar -tv",
-		Args:              cobra.ExactArgs(1),
+		Args:              between(1, 1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			service, generation, err := parseGeneration(args[0])
@@ -78,7 +78,7 @@ func newSnapshotImportCommand(c *console) *cobra.Command {
 		Long: "Take in a plain tar archive, from a file or standard input, as the newest snapshot of a service that is deployed.\n" +
 			"The service is not touched; isonomia restore makes the snapshot its state.",
 		Example:           "  isonomia snapshots import staff staff.tar && isonomia restore staff\n  tar -C /old/data -c . | isonomia snapshots import staff",
-		Args:              cobra.RangeArgs(1, 2),
+		Args:              between(1, 2),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			var in io.Reader = c.in
@@ -112,7 +112,7 @@ func newSnapshotDiffCommand(c *console) *cobra.Command {
 		Short:             "Show in what two snapshots differ",
 		Long:              "Show the paths in which a generation of a service's state differs from another, the newest unless it is given.",
 		Example:           "  isonomia snapshots diff staff@11\n  isonomia snapshots diff staff@11 12 --json",
-		Args:              cobra.RangeArgs(1, 2),
+		Args:              between(1, 2),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			service, from, err := parseGeneration(args[0])

@@ -28,7 +28,7 @@ func newWhatIfCommand(c *console) *cobra.Command {
 			Use:               what.name + " NODE...",
 			Short:             what.short,
 			Example:           "  isonomia whatif " + what.name + " n2\n  isonomia whatif " + what.name + " n2 n3 --json",
-			Args:              cobra.MinimumNArgs(1),
+			Args:              between(1, -1),
 			ValidArgsFunction: completeNodes(c),
 			RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 				ctx := cmd.Context()
@@ -67,7 +67,7 @@ func newDrainCommand(c *console) *cobra.Command {
 		Long: "Have every instance on a node go elsewhere, with its state, in order, and wait until nothing is left on it. What may\n" +
 			"run nowhere else is stopped. Nothing is placed there until drain --undo. What is to happen is shown first.",
 		Example:           "  isonomia drain n2\n  isonomia drain n2 --undo",
-		Args:              cobra.ExactArgs(1),
+		Args:              between(1, 1),
 		ValidArgsFunction: completeNodes(c),
 		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			return d.run(cmd.Context(), client, args[0])
@@ -172,7 +172,7 @@ func newRemoveCommand(c *console) *cobra.Command {
 			"go on from the newest snapshot that another node has. Make sure that it is off and stays off: the cluster cannot\n" +
 			"reach it, so it cannot stop what may still be running there.",
 		Example:           "  isonomia remove n3",
-		Args:              cobra.ExactArgs(1),
+		Args:              between(1, 1),
 		ValidArgsFunction: completeNodes(c),
 		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			ctx := cmd.Context()

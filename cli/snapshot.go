@@ -22,7 +22,7 @@ func newSnapshotsCommand(c *console) *cobra.Command {
 		Long: "List the kept generations of the state of one service or of all, newest first: which node took it and when, its\n" +
 			"size, what it added to the store, and which nodes hold a copy.",
 		Example:           "  isonomia snapshots\n  isonomia snapshots staff --json | jq '.[0].holders'",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              between(0, 1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			list, err := client.Snapshots(cmd.Context(), system, strings.Join(args, ""))
@@ -145,7 +145,7 @@ func newRestoreCommand(c *console) *cobra.Command {
 			"first, the snapshot is loaded and read back, and the service is started. What was written after the snapshot is\n" +
 			"gone from the service, and in the snapshot that was taken first.",
 		Example:           "  isonomia restore staff\n  isonomia restore staff@12 --yes",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              between(0, 1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			wanted, err := restoreRequests(cmd.Context(), client, system, args)

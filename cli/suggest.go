@@ -90,6 +90,19 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// between takes so many arguments; most is -1 for any number.
+func between(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return usagef("usage: "+cmd.UseLine(), "%s needs %s more", cmd.CommandPath(), count(least-len(args), "argument"))
+		case most >= 0 && len(args) > most:
+			return usagef("usage: "+cmd.UseLine(), "%s takes %s at most, got %q as well", cmd.CommandPath(), count(most, "argument"), args[most])
+		}
+		return nil
+	}
+}
+
 func oneOrNone(cmd *cobra.Command, args []string) error {
 	if len(args) > 1 {
 		return usagef("usage: "+cmd.UseLine(), "%s takes one argument, got %d", cmd.CommandPath(), len(args))
