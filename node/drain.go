@@ -71,34 +71,35 @@ func memberNamed(s *model.State, name string) (model.Node, error) {
 	return node, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no node %q", name), Hint: fmt.Sprintf("Members are %v.", names)}
 }
 
+// memberNow is memberNamed, on a State that is as new as the leader's.
+func (n *Node) memberNow(ctx context.Context, name string) (*model.State, model.Node, error) {
+	s, err := n.readState(ctx)
+	if err != nil {
+		return nil, model.Node{}, err
+	}
+	node, err := memberNamed(s, name)
+	return s, node, err
+}
+
 // postDrain has everything on a node go elsewhere, or lets things go there again.
 func (n *Node) postDrain(r *http.Request) (any, error) {
 	req, err := decode[api.DrainRequest](r)
 	if err != nil {
 		return nil, err
 	}
-	s, err := n.readState(r.Context())
+	_, node, err := n.memberNow(r.Context(), req.Node)
 	if err != nil {
 		return nil, err
 	}
-	node, err := memberNamed(s, req.Node)
-	if err != nil {
+	if err := n.proposeOne(r.Context(), model.DrainNode{ID: node.ID, On: !req.Undo}); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
-	defer cancel()
-	res, err := n.fsm.Propose(ctx, model.DrainNode{ID: node.ID, On: !req.Undo})
-	if err == nil {
-		err = res[0].Err()
+	what := "is drained, by request"
+	if req.Undo {
+		what = "takes instances again, by request"
 	}
-	if err == nil {
-		what := "is drained, by request"
-		if req.Undo {
-			what = "takes instances again, by request"
-		}
-		n.note(Noted{Kind: "drain", Message: "node " + node.Name + " " + what})
-	}
-	return api.Node{ID: node.ID, Name: node.Name}, err
+	n.note(Noted{Kind: "drain", Message: "node " + node.Name + " " + what})
+	return api.Node{ID: node.ID, Name: node.Name}, nil
 }
 
 // postRemove takes a node that is down out of the cluster for ever.
@@ -107,11 +108,7 @@ func (n *Node) postRemove(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := n.readState(r.Context())
-	if err != nil {
-		return nil, err
-	}
-	node, err := memberNamed(s, req.Node)
+	s, node, err := n.memberNow(r.Context(), req.Node)
 	if err != nil {
 		return nil, err
 	}
@@ -122,16 +119,11 @@ func (n *Node) postRemove(r *http.Request) (any, error) {
 	case req.DryRun:
 		return out, nil
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
-	defer cancel()
-	res, err := n.fsm.Propose(ctx, model.RemoveNode{ID: node.ID, At: time.Now().UTC()})
-	if err == nil {
-		err = res[0].Err()
+	if err := n.proposeOne(r.Context(), model.RemoveNode{ID: node.ID, At: time.Now().UTC()}); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		n.note(Noted{Kind: "removed", Message: "node " + node.Name + " is removed, and its key barred, by request"})
-	}
-	return out, err
+	n.note(Noted{Kind: "removed", Message: "node " + node.Name + " is removed, and its key barred, by request"})
+	return out, nil
 }
 
 // statesOf says what becomes of the states that a node has, were it removed.

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/model"
@@ -159,13 +158,7 @@ func (n *Node) giveUp(ctx context.Context, s *model.State, r model.RowSpec, in a
 			return fmt.Errorf("take a last snapshot: %w", err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	res, err := n.fsm.Propose(ctx, model.GiveUpState{System: r.System, Service: r.Service, Container: r.Container, Node: n.id.ID, Epoch: s.Nodes.At(n.id.ID).Epoch})
-	if err != nil {
-		return err
-	}
-	return res[0].Err()
+	return n.proposeOne(ctx, model.GiveUpState{System: r.System, Service: r.Service, Container: r.Container, Node: n.id.ID, Epoch: s.Nodes.At(n.id.ID).Epoch})
 }
 
 // dropBeyond drops the snapshots of the services asked for that are more than to be kept. Of a service that is not
