@@ -3,6 +3,7 @@
 package testcluster
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -225,4 +226,41 @@ func TestExcuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// BenchmarkChecks is the order of what an hour of load writes: a chain of 20 services, deployed one version after the other.
+func BenchmarkChecks(b *testing.B) {
+	for _, rounds := range []int{300, 3000} {
+		o := Observation{Events: long(rounds)}
+		b.Run(fmt.Sprint(len(o.Events), "events"), func(b *testing.B) {
+			for b.Loop() {
+				if bad := check(o, checkAlways, nil); len(bad) > 0 {
+					b.Fatal(bad[0])
+				}
+			}
+		})
+	}
+}
+
+// long is a faultless journal of many upgrades of a chain.
+func long(rounds int) (list []Event) {
+	add := func(kind string, round, i int, deps []Dep) {
+		list = append(list, Event{Seq: len(list) + 1, Kind: kind, Service: fmt.Sprint("s", i), Version: fmt.Sprint(round), Node: "n1",
+			Boot: fmt.Sprint(round, "-", i), Epoch: fmt.Sprint(round), Deps: deps})
+	}
+	const services = 20
+	for round := range rounds {
+		for i := services - 1; i >= 0 && round > 0; i-- {
+			add(EventStop, round-1, i, nil)
+		}
+		for i := range services {
+			var deps []Dep
+			if i > 0 {
+				deps = []Dep{{Service: fmt.Sprint("s", i-1), Version: fmt.Sprint(round), Answered: true}}
+			}
+			add(EventStart, round, i, deps)
+			add(EventReady, round, i, nil)
+		}
+	}
+	return list
 }

@@ -30,10 +30,11 @@ const mayBeLost = 2 * time.Second
 // again once the other has begun. A whole node that slept in between is forgiven
 // its last word, if its claim was an older one: no lease can prevent that.
 func oneHolder(o Observation) (bad []string) {
+	journal := newHistory(o.Events)
 	last := map[string]Hold{} // by boot
 	for _, h := range o.Holds {
 		before, again := last[h.Boot]
-		if again && !(o.fault(h.Node, before.To, h.From, isThaw) && older(h.Epoch, o.newest(h))) {
+		if again && !(journal.fault(h.Node, before.To, h.From, isThaw) && older(h.Epoch, o.newest(h))) {
 			say(&bad, "%s was held by %s (boot %s) until %d and from %d on, and by another in between: %v",
 				h.Service, h.Node, h.Boot, before.To, h.From, holdsWithin(o.Holds, h.Service, before.To, h.From))
 		}
@@ -69,29 +70,20 @@ func holdsWithin(holds []Hold, service string, from, to int) (list []Hold) {
 	return list
 }
 
-// fault says whether a fault of the given kind happened to a node in a stretch
-// of the journal.
-func (o Observation) fault(node string, from, to int, kind func(string) bool) bool {
-	return slices.ContainsFunc(o.Events, func(e Event) bool {
-		return e.Kind == EventFault && (e.Node == node || node == "") && e.Seq > from && e.Seq < to && kind(e.Detail)
-	})
-}
-
 // startOrder: when the first process of a claim starts, each of its dependencies
 // has been ready, in the version that it depends on, and was not stopped since.
 // A later process of the same claim is a restart in place and may come up in any
 // order.
 func startOrder(o Observation) (bad []string) {
-	type claim struct{ service, version, node, epoch string }
+	h := newHistory(o.Events)
 	seen := map[claim]bool{}
 	for _, e := range o.Events {
-		c := claim{e.Service, e.Version, e.Node, e.Epoch}
-		if e.Kind != EventStart || seen[c] {
+		if e.Kind != EventStart || seen[e.claim()] {
 			continue
 		}
-		seen[c] = true
+		seen[e.claim()] = true
 		for _, d := range e.Deps {
-			if why := o.missing(e, d); why != "" {
+			if why := h.missing(e, d); why != "" {
 				say(&bad, "%s@%s started on %s (event %d), but %s@%s %s", e.Service, e.Version, e.Node, e.Seq, d.Service, d.Version, why)
 			}
 		}
@@ -100,17 +92,20 @@ func startOrder(o Observation) (bad []string) {
 }
 
 // missing is what was wrong with a dependency when a process started.
-func (o Observation) missing(start Event, d Dep) string {
+func (h *history) missing(start Event, d Dep) string {
 	ready, stopped := 0, 0
 	var healthy bool
-	for _, e := range o.Events {
-		if e.Seq >= start.Seq || e.Kind != EventReady || !d.is(e) {
+	for _, e := range h.ready[named{d.Service, d.Version}] {
+		if e.Seq >= start.Seq {
+			break
+		}
+		if !d.is(e) {
 			continue
 		}
 		ready++
-		if o.ended(e, start.Seq, EventStop) {
+		if h.ended(e, start.Seq, EventStop) {
 			stopped++
-		} else if !o.ended(e, start.Seq, EventExit) {
+		} else if !h.ended(e, start.Seq, EventExit) {
 			healthy = true
 		}
 	}
@@ -119,7 +114,7 @@ func (o Observation) missing(start Event, d Dep) string {
 		return "was not ready before"
 	case ready == stopped:
 		return "had been stopped again"
-	case healthy && !d.Answered && !o.fault("", 0, start.Seq, func(what string) bool { return what != agentStarted }):
+	case healthy && !d.Answered && !h.fault("", 0, start.Seq, func(what string) bool { return what != agentStarted }):
 		return "did not answer, though nothing happened to it"
 	}
 	return ""
@@ -131,22 +126,16 @@ func (d Dep) is(e Event) bool {
 		(d.Address == "" || e.Address == "" || d.Address == e.Address)
 }
 
-// ended says whether the process of e reported an end of that kind before limit.
-func (o Observation) ended(e Event, limit int, kind string) bool {
-	return slices.ContainsFunc(o.Events, func(end Event) bool {
-		return end.Boot == e.Boot && end.Seq < limit && end.Kind == kind
-	})
-}
-
 // stopOrder: who is told to stop has no dependent that still runs. Not meant
 // are restarts in place, and dependents on nodes to which something happened.
 func stopOrder(o Observation) (bad []string) {
+	h := newHistory(o.Events)
 	for _, stop := range o.Events {
-		if stop.Kind != EventStop || o.restarted(stop) {
+		if stop.Kind != EventStop || h.lastStart[stop.claim()] > stop.Seq {
 			continue
 		}
-		for _, start := range o.Events {
-			if start.Kind == EventStart && start.Seq < stop.Seq && start.dependsOn(stop) && o.runs(start, stop.Seq) {
+		for _, start := range h.dependents(stop) {
+			if start.Seq < stop.Seq && start.dependsOn(stop) && h.runs(start, stop.Seq) {
 				say(&bad, "%s@%s was stopped on %s (event %d) while %s@%s still ran on %s", stop.Service, stop.Version,
 					stop.Node, stop.Seq, start.Service, start.Version, start.Node)
 			}
@@ -159,36 +148,25 @@ func (e Event) dependsOn(other Event) bool {
 	return slices.ContainsFunc(e.Deps, func(d Dep) bool { return d.is(other) })
 }
 
-// restarted says whether the claim under which a process ran got another one.
-func (o Observation) restarted(stop Event) bool {
-	return slices.ContainsFunc(o.Events, func(e Event) bool {
-		return e.Kind == EventStart && e.Seq > stop.Seq && e.Service == stop.Service &&
-			e.Version == stop.Version && e.Node == stop.Node && e.Epoch == stop.Epoch
-	})
-}
-
 // runs says whether the process that started is certainly there at a moment.
-func (o Observation) runs(start Event, moment int) bool {
-	if o.spokenByTheDead(start) {
+func (h *history) runs(start Event, moment int) bool {
+	if h.spokenByTheDead(start) {
 		return false
 	}
 	for _, kind := range []string{EventStop, EventExit, EventIgnored} {
-		if o.ended(start, moment, kind) {
+		if h.ended(start, moment, kind) {
 			return false
 		}
 	}
-	replaced := slices.ContainsFunc(o.Events, func(e Event) bool {
-		return e.Kind == EventStart && e.Seq > start.Seq && e.Seq < moment && e.Service == start.Service && e.Node == start.Node
-	})
-	return !replaced && !o.silent(start.Node, start.Seq, moment) &&
-		!o.fault(start.Node, start.Seq, moment, func(what string) bool { return !slices.Contains(faultsThatSpare, what) })
+	return !h.replaced(start, moment) && !h.silent(start.Node, start.Seq, moment) &&
+		!h.fault(start.Node, start.Seq, moment, func(what string) bool { return !slices.Contains(faultsThatSpare, what) })
 }
 
 // spokenByTheDead says whether an event was still on its way when its node died: it came after the death was noted.
-func (o Observation) spokenByTheDead(e Event) bool {
+func (h *history) spokenByTheDead(e Event) bool {
 	dead := false
-	for _, f := range o.Events {
-		if f.Kind == EventFault && f.Node == e.Node && f.Seq < e.Seq {
+	for _, f := range h.faults[e.Node] {
+		if f.Seq < e.Seq {
 			dead = f.Detail == faultPowerOff
 		}
 	}
@@ -197,11 +175,11 @@ func (o Observation) spokenByTheDead(e Event) bool {
 
 // silent says whether the agent of a node was away so long, in a stretch of the
 // journal, that what runs there may have counted as lost, and thereby as gone.
-func (o Observation) silent(node string, from, to int) bool {
+func (h *history) silent(node string, from, to int) bool {
 	var since time.Time
-	for _, e := range o.Events {
-		if e.Kind != EventFault || e.Node != node || e.Seq >= to {
-			continue
+	for _, e := range h.faults[node] {
+		if e.Seq >= to {
+			break
 		}
 		switch e.Detail {
 		case faultAgentKilled, faultAgentStopped, faultAgentFrozen:
@@ -215,15 +193,5 @@ func (o Observation) silent(node string, from, to int) bool {
 			since = time.Time{}
 		}
 	}
-	return !since.IsZero() && o.at(to).Sub(since) >= mayBeLost
-}
-
-// at is when the event with that number came.
-func (o Observation) at(seq int) time.Time {
-	for _, e := range o.Events {
-		if e.Seq == seq {
-			return e.At
-		}
-	}
-	return time.Time{}
+	return !since.IsZero() && h.at(to).Sub(since) >= mayBeLost
 }

@@ -87,7 +87,7 @@ type Observer struct {
 }
 
 // eventLimit bounds the journal; a test that writes more is told so.
-const eventLimit = 200_000
+const eventLimit = 1_000_000
 
 // NewObserver serves on l until Close.
 func NewObserver(l net.Listener) *Observer {
