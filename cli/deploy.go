@@ -33,6 +33,7 @@ type operation struct {
 	req    api.PlanRequest
 
 	yes, noWait, rebuild bool
+	inventories          []string
 	deleteState          bool     // undeploy: of what goes
 	going                []string // services whose state is deleted
 	deleted              []api.CollectedState
@@ -62,7 +63,7 @@ func newDeployCommand(c *console) *cobra.Command {
 		},
 	}
 	op.flags(cmd)
-	cmd.Flags().BoolVar(&op.rebuild, "rebuild", false, "build packages again although nothing changed")
+	op.modelFlags(cmd)
 	return cmd
 }
 

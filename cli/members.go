@@ -3,10 +3,12 @@ package cli
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/node/api"
 )
 
@@ -46,14 +48,17 @@ func renderMembers(members api.Members, p painter, width int) string {
 	return t.render(width)
 }
 
-// memberNote is what the node says about a member, then the attributes that have no column of their own.
+// memberNote is what the node says about a member, then the attributes that its operator gave it and that have no column
+// of their own. What it found out itself, infrastructure shows.
 func memberNote(m api.Member) string {
 	var parts []string
 	if m.Note != "" {
 		parts = append(parts, m.Note)
 	}
 	for _, key := range slices.Sorted(maps.Keys(m.Attributes)) {
-		if key != "zone" {
+		_, notSize := strconv.ParseUint(m.Attributes[key], 10, 64)
+		given := !slices.Contains(model.FactNames(), key) || key == model.AttrDisk && notSize != nil
+		if key != "zone" && given {
 			parts = append(parts, key+"="+m.Attributes[key])
 		}
 	}

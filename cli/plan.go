@@ -38,7 +38,7 @@ func newPlanCommand(c *console) *cobra.Command {
 		},
 	}
 	systemFlag(cmd, &op.req.System)
-	cmd.Flags().BoolVar(&op.rebuild, "rebuild", false, "build packages again although nothing changed")
+	op.modelFlags(cmd)
 	return cmd
 }
 

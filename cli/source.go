@@ -10,14 +10,26 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/node/api"
 )
+
+// modelFlags are those of commands that read a model.
+func (op *operation) modelFlags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&op.rebuild, "rebuild", false, "build packages again although nothing changed")
+	cmd.Flags().StringArrayVar(&op.inventories, "inventory", nil, "`FILE` with attributes of nodes as JSON, or a program that prints them (repeatable)")
+	_ = cmd.MarkFlagFilename("inventory")
+}
 
 // readModel reads and checks the model in dir, sends its packages to the node and completes the request with both.
 func (op *operation) readModel(ctx context.Context, dir string) error {
 	src, err := readSource(dir)
 	if err != nil {
+		return err
+	}
+	if err := readInventories(ctx, op.inventories, src); err != nil {
 		return err
 	}
 	m, err := op.parse(src)

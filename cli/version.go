@@ -14,7 +14,7 @@ import (
 func newVersionCommand(c *console) *cobra.Command {
 	return &cobra.Command{
 		Use:               "version",
-		Short:             "Print the version of this binary, and of the node if one answers",
+		Short:             "Print the version of this binary and of the node",
 		Example:           "  isonomia version",
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,

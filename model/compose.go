@@ -43,6 +43,7 @@ type composer struct {
 	in        Compose
 	services  []*Service // without the excluded, in name order
 	decls     map[string]*NodeDecl
+	info      map[string]NodeInfo // by node id
 	previous  map[string][]string // service -> node ids
 	preferred map[string]Reservation
 	where     map[string][]string // service -> node ids
@@ -61,6 +62,10 @@ func (in Compose) Run() (Manifest, Diagnostics) {
 	c := &composer{in: in, decls: map[string]*NodeDecl{}, reserved: map[string]Reservation{}, rows: map[string]map[string]RowSpec{}, settled: map[string]map[string]string{}}
 	c.choose()
 	c.checkNodes()
+	c.info = make(map[string]NodeInfo, in.State.Nodes.Len())
+	for id, n := range in.State.Nodes.All() {
+		c.info[id] = in.Model.nodeInfo(n)
+	}
 	if c.diags.HasErrors() {
 		return Manifest{}, c.diags
 	}
@@ -255,12 +260,12 @@ func (s *Service) expressions() []hcl.Expression {
 // preferredNodes orders a service's nodes as seen from a node: the same one, then the same zone, then by name.
 func (c *composer) preferredNodes(service, from string) []string {
 	nodes := slices.Clone(c.where[service])
-	zone := c.in.State.Nodes.At(from).Zone()
+	zone := c.zone(from)
 	rank := func(id string) int {
 		switch {
 		case id == from:
 			return 0
-		case zone != "" && c.in.State.Nodes.At(id).Zone() == zone:
+		case zone != "" && c.zone(id) == zone:
 			return 1
 		}
 		return 2
@@ -269,18 +274,12 @@ func (c *composer) preferredNodes(service, from string) []string {
 	return nodes
 }
 
+func (c *composer) zone(id string) string { return c.info[id].Attributes[AttrZone].Text }
+
 func (c *composer) scope(s *Service, node string) Scope {
 	n := c.in.State.Nodes.At(node)
 	ports, _ := c.portNumbers(s, node)
-	sc := Scope{Host: n.Host, Node: n.Name, Service: s.Name, Ports: ports, Deps: map[string][]DepScope{}, NodeAttrs: map[string]string{}}
-	for k, v := range n.Attributes {
-		sc.NodeAttrs[k] = v
-	}
-	if d := c.decls[n.Name]; d != nil {
-		for k, v := range d.Properties {
-			sc.NodeAttrs[k] = v
-		}
-	}
+	sc := Scope{Host: n.Host, Node: n.Name, Service: s.Name, Ports: ports, Deps: map[string][]DepScope{}, NodeAttrs: plain(c.info[node].Attributes)}
 	for _, links := range []map[string]string{s.ConnectsTo, s.DependsOn} {
 		for alias, target := range links {
 			sc.Deps[alias] = c.depScopes(target, node)
@@ -324,9 +323,7 @@ func (c *composer) settings(s *Service, node string) map[string]string {
 		return done
 	}
 	out := map[string]string{}
-	if d := c.decls[c.in.State.NodeName(node)]; d != nil {
-		maps.Copy(out, d.Containers[s.Type])
-	}
+	maps.Copy(out, plain(c.info[node].Containers[s.Type]))
 	if len(s.Settings) > 0 {
 		c.settled[key] = nil
 		sc := c.scope(s, node)

@@ -10,6 +10,25 @@ import (
 // DataAttribute is the attribute of a node with the absolute path of its data directory, which the node itself announces.
 const DataAttribute = "data"
 
+// Attributes that a node announces of itself, beside those that its operator gave it.
+const (
+	AttrOS       = "os"
+	AttrArch     = "arch"
+	AttrCores    = "cores"
+	AttrMemory   = "memory"    // bytes
+	AttrDisk     = "disk"      // bytes of the file system that has its data
+	AttrDiskFree = "disk_free" // bytes of it that are free, roughly
+	AttrModules  = "modules"   // types whose programs are there, with commas between
+)
+
+// AttrZone is the attribute of those nodes that may fail together.
+const AttrZone = "zone"
+
+// FactNames are the attributes that every node finds out itself, in order.
+func FactNames() []string {
+	return []string{AttrArch, AttrCores, DataAttribute, AttrDisk, AttrDiskFree, AttrMemory, AttrModules, AttrOS}
+}
+
 // TypeProcess is the type of services that are programs.
 const TypeProcess = "process"
 

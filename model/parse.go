@@ -31,6 +31,7 @@ func Parse(src Source, known Known) (m *Model, diags Diagnostics) {
 func parseSource(src Source, known Known) (*Model, Diagnostics) {
 	p := newParser(src, known)
 	if files := p.readFiles(); !p.failed() {
+		p.readInventories()
 		p.decode(files)
 		p.validate()
 	}
@@ -54,7 +55,7 @@ type parser struct {
 func newParser(src Source, known Known) *parser {
 	return &parser{
 		src: src, known: known, rep: &reporter{},
-		model:    &Model{IDs: map[string]IDRanges{}, Distribution: emptyDistribution()},
+		model:    &Model{IDs: map[string]IDRanges{}, Inventory: map[string]*NodeDecl{}, Distribution: emptyDistribution()},
 		services: map[string]*serviceDecl{}, nodes: map[string]*NodeDecl{}, once: map[string]hcl.Range{},
 	}
 }

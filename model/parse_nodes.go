@@ -14,11 +14,9 @@ func (p *parser) node(b block) {
 	n := &NodeDecl{Name: b.name.text, Properties: map[string]string{}, Containers: map[string]map[string]string{}, Range: b.at}
 	c := p.content(b.body, schema{what: fmt.Sprintf("node %q", n.Name), attrs: []string{"properties"}, blocks: map[string]string{"container": "NAME"}})
 	for _, x := range p.pairsOf(c.has("properties")) {
-		if x.key.text == "name" || !hclsyntax.ValidIdentifier(x.key.text) {
-			p.rep.fail(x.key.at, `Use letters, digits, hyphens and underscores, and not "name", which every node has.`, "%q cannot be a property of a node", x.key.text)
-			continue
+		if p.checkProperty(x.key) {
+			n.Properties[x.key.text] = x.value.text
 		}
-		n.Properties[x.key.text] = x.value.text
 	}
 	seen := map[string]hcl.Range{}
 	for _, cb := range c.blocks {

@@ -22,9 +22,10 @@ const (
 // Model is a parsed and validated Source. Expressions stay unevaluated: what they may use (self, dep, node) is known
 // only after placement, so Compose evaluates them.
 type Model struct {
-	Services     []*Service // in name order
-	Nodes        []*NodeDecl
-	IDs          map[string]IDRanges // by resource: "ports", "uids"; absent means the defaults
+	Services     []*Service           // in name order
+	Nodes        []*NodeDecl          // in name order
+	Inventory    map[string]*NodeDecl // by node name: what generators say, which Nodes overrule
+	IDs          map[string]IDRanges  // by resource: "ports", "uids"; absent means the defaults
 	Distribution Distribution
 }
 

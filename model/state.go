@@ -85,7 +85,7 @@ type Node struct {
 func (n Node) Takes() bool { return !n.Down && !n.Left && !n.Draining }
 
 // Zone is the attribute that placement and dep.x preference look at first.
-func (n Node) Zone() string { return n.Attributes["zone"] }
+func (n Node) Zone() string { return n.Attributes[AttrZone] }
 
 // Removed bars a key for ever.
 type Removed struct {

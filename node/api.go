@@ -29,6 +29,7 @@ func (n *Node) apiRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/version", handle(n.getVersion))
 	mux.HandleFunc("GET /v1/members", handle(n.getMembers))
+	mux.HandleFunc("GET /v1/infrastructure", handle(n.getInfrastructure))
 	mux.HandleFunc("GET /v1/status", handle(n.getStatus))
 	mux.HandleFunc("GET /v1/ports", handle(n.getPorts))
 	mux.HandleFunc("GET /v1/history", handle(n.getHistory))

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -77,7 +76,7 @@ func bootstrap(cfg Config, id *mesh.Identity) (*trust, error) {
 		return nil, err
 	}
 	now := time.Now().UTC()
-	n := selfNode(cfg, id)
+	n := selfNode(cfg, id, nil)
 	n.Server, n.Epoch, n.Admitted = true, 1, now
 	storeKey := make([]byte, 32)
 	_, _ = rand.Read(storeKey) // never fails (crypto/rand)
@@ -99,14 +98,9 @@ func writeTrust(cfg Config, f clusterFile) (*trust, error) {
 	return t, t.change(func(*clusterFile) {})
 }
 
-// selfNode is what this node says of itself.
-func selfNode(cfg Config, id *mesh.Identity) model.Node {
-	attrs := map[string]string{"os": runtime.GOOS, "arch": runtime.GOARCH, "cores": fmt.Sprint(runtime.NumCPU())}
-	for k, v := range cfg.Attributes {
-		attrs[k] = v
-	}
-	attrs[model.DataAttribute] = cfg.Dir // paths of states are composed from it
-	return model.Node{ID: id.ID, Name: cfg.Name, Key: id.Public(), SealKey: id.SealPub, Attributes: attrs,
+// selfNode is what this node says of itself. announced are its attributes as it told them last.
+func selfNode(cfg Config, id *mesh.Identity, announced map[string]string) model.Node {
+	return model.Node{ID: id.ID, Name: cfg.Name, Key: id.Public(), SealKey: id.SealPub, Attributes: facts(cfg, announced),
 		Host: ownHost(cfg), Version: Version, StateMax: model.StateVersion}
 }
 
@@ -157,7 +151,7 @@ func join(ctx context.Context, cfg Config, id *mesh.Identity) (*trust, error) {
 	if err != nil {
 		return nil, fmt.Errorf("token: %w", err)
 	}
-	req, err := cbor.Marshal(joinRequest{Token: tok.ID, Secret: tok.Secret, Node: selfNode(cfg, id)})
+	req, err := cbor.Marshal(joinRequest{Token: tok.ID, Secret: tok.Secret, Node: selfNode(cfg, id, nil)})
 	if err != nil {
 		return nil, fmt.Errorf("encode join request: %w", err)
 	}

@@ -305,13 +305,21 @@ func (n *Node) renew(ctx context.Context) error {
 	return n.trust.change(func(f *clusterFile) { f.Leaf = leaf })
 }
 
+// factsEvery is how often a node looks whether what it announces is still true.
+const factsEvery = 5 * time.Second
+
 // announceLoop tells the cluster what changed about this node: its address, attributes, version. At most once a minute
 // after the first time.
 func (n *Node) announceLoop(ctx context.Context) error {
 	changed, stop := n.fsm.Watch()
 	defer stop()
 	for ctx.Err() == nil {
-		told, err := n.announce(ctx)
+		have, member := n.fsm.State().Nodes.Get(n.id.ID)
+		if !member {
+			waitAny(ctx, time.Now().Add(factsEvery), changed)
+			continue
+		}
+		told, err := n.announce(ctx, have)
 		switch {
 		case err != nil:
 			n.log.Debug("announcing", "err", err)
@@ -319,18 +327,15 @@ func (n *Node) announceLoop(ctx context.Context) error {
 		case told:
 			n.pause(ctx, time.Minute)
 		default:
-			waitAny(ctx, time.Now().Add(5*time.Second), changed)
+			n.pause(ctx, factsEvery)
 		}
 	}
 	return nil
 }
 
-func (n *Node) announce(ctx context.Context) (bool, error) {
-	have, ok := n.fsm.State().Nodes.Get(n.id.ID)
-	if !ok {
-		return false, nil
-	}
-	now := selfNode(n.cfg, n.id)
+// announce proposes what this node is now, if that is not what State has.
+func (n *Node) announce(ctx context.Context, have model.Node) (told bool, err error) {
+	now := selfNode(n.cfg, n.id, have.Attributes)
 	if maps.Equal(have.Attributes, now.Attributes) && have.Host == now.Host && have.Version == now.Version && have.StateMax == now.StateMax {
 		return false, nil
 	}

@@ -18,10 +18,7 @@ import (
 
 func (n *Node) getMembers(*http.Request) (any, error) {
 	s := n.fsm.State()
-	gossip := map[string]mesh.Member{}
-	for _, m := range n.mesh.Members() {
-		gossip[m.ID] = m
-	}
+	gossip := n.gossip()
 	voters := map[string]bool{}
 	for _, srv := range n.fsm.Servers() {
 		voters[srv.ID] = srv.Voter
@@ -40,6 +37,47 @@ func (n *Node) getMembers(*http.Request) (any, error) {
 	}
 	slices.SortFunc(out.Members, func(a, b api.Member) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// getInfrastructure says what is known of the members, by their own word and by the newest model of a system.
+func (n *Node) getInfrastructure(r *http.Request) (any, error) {
+	s := n.fsm.State()
+	system := systemOf(r.URL.Query().Get("system"))
+	var m *model.Model
+	if in, ok := s.Intent(system, s.Systems.At(system).Intent); ok && len(in.Source.Files) > 0 {
+		parsed, diags := model.Parse(in.Source, model.Known{Modules: model.Modules()})
+		if diags.HasErrors() {
+			return nil, invalid(diags, in.Source)
+		}
+		m = parsed
+	}
+	gossip := n.gossip()
+	out := []api.InventoryNode{}
+	for _, info := range model.Infrastructure(s, m) {
+		node := s.Nodes.At(info.ID)
+		a := api.InventoryNode{Name: info.Name, Address: node.Host, Status: memberStatus(node, gossip[info.ID], info.ID == n.id.ID),
+			Attributes: map[string]string{}, Containers: map[string]map[string]string{}, Provenance: map[string]string{}}
+		for k, v := range info.Attributes {
+			a.Attributes[k], a.Provenance[k] = v.Text, string(v.From)
+		}
+		for c, settings := range info.Containers {
+			a.Containers[c] = map[string]string{}
+			for k, v := range settings {
+				a.Containers[c][k], a.Provenance[c+"."+k] = v.Text, string(v.From)
+			}
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// gossip is what gossip says of each member, by id.
+func (n *Node) gossip() map[string]mesh.Member {
+	members := map[string]mesh.Member{}
+	for _, m := range n.mesh.Members() {
+		members[m.ID] = m
+	}
+	return members
 }
 
 // memberStatus joins what State decided with what gossip sees: State's word on down is what moves services, gossip's is

@@ -399,3 +399,10 @@ func (m *Module) Verify(ctx context.Context, in activate.Instance, p activate.Pa
 		return facts(refs, head), err
 	})
 }
+
+// Available says why the programs that the module needs are not on this machine; nil if they are. Those that a service's
+// settings name are not looked for.
+func Available() error {
+	_, err := tool.Find("git")
+	return err
+}

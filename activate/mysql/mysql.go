@@ -262,3 +262,13 @@ func (m *Module) Delete(ctx context.Context, in activate.Instance) error {
 	}
 	return m.Deleted(in)
 }
+
+// Available says why the programs that the module needs are not on this machine; nil if they are. Those that a service's
+// settings name are not looked for. Whether a server runs is not asked.
+func Available() error {
+	_, err := tool.Find("mariadb")
+	if err == nil {
+		_, err = tool.Find("mariadb-dump")
+	}
+	return err
+}

@@ -313,3 +313,13 @@ func (rs roles) create() string {
 	}
 	return b.String()
 }
+
+// Available says why the programs that the module needs are not on this machine; nil if they are. Those that a service's
+// settings name are not looked for. Whether a server runs is not asked.
+func Available() error {
+	_, err := tool.Find("psql", installed()...)
+	if err == nil {
+		_, err = tool.Find("pg_dump", installed()...)
+	}
+	return err
+}

@@ -409,3 +409,10 @@ func (m *Module) Delete(ctx context.Context, in activate.Instance) error {
 func (m *Module) Verify(_ context.Context, in activate.Instance, p activate.Payload) error {
 	return m.Compare(in, p, func(dir string, _ bool) (map[string]string, error) { return examine(filepath.Join(dir, rdbFile)) })
 }
+
+// Available says why the programs that the module needs are not on this machine; nil if they are. Those that a service's
+// settings name are not looked for.
+func Available() error {
+	_, err := tool.Find("redis-server")
+	return err
+}

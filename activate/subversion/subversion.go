@@ -222,3 +222,10 @@ func copyFiles(from, to string) error {
 		return place.CopyFile(path, filepath.Join(to, name))
 	})
 }
+
+// Available says why the programs that the module needs are not on this machine; nil if they are. Those that a service's
+// settings name are not looked for.
+func Available() error {
+	_, err := tool.Find("svnadmin")
+	return err
+}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -57,4 +58,21 @@ func (c *Client) Drain(ctx context.Context, req DrainRequest) (Node, error) {
 // Remove takes a node that is down out of the cluster for ever.
 func (c *Client) Remove(ctx context.Context, req RemoveRequest) (Removal, error) {
 	return call[Removal](ctx, c, changeTimeout, http.MethodPost, "/v1/remove", req)
+}
+
+// InventoryNode is a row of GET /v1/infrastructure?system=NAME: what is known of a member, by its own word and by the newest
+// model of the system.
+type InventoryNode struct {
+	Name       string                       `json:"name"`
+	Address    string                       `json:"address"` // host at which its services are reached
+	Status     string                       `json:"status"`  // as in Member
+	Attributes map[string]string            `json:"attributes"`
+	Containers map[string]map[string]string `json:"containers"` // by container: its settings
+	// Provenance says where each attribute, and each setting as CONTAINER.SETTING, comes from: announced|generator|model.
+	Provenance map[string]string `json:"provenance"`
+}
+
+// Infrastructure lists what is known of the members.
+func (c *Client) Infrastructure(ctx context.Context, system string) ([]InventoryNode, error) {
+	return call[[]InventoryNode](ctx, c, queryTimeout, http.MethodGet, "/v1/infrastructure?"+url.Values{"system": {system}}.Encode(), nil)
 }
