@@ -45,7 +45,11 @@ type contact struct {
 	sent time.Time // when the request that it answered was sent: the answer speaks for no later moment
 	last uint64    // index of its last log entry, committed or not
 	took time.Duration
+	slow time.Time // when an answer took long last
 }
+
+// slowFor is how long a server counts as slow after an answer that took long.
+const slowFor = 2 * time.Second
 
 // newTransport makes it. Requests are not pipelined (MaxRPCsInFlight 1): raft's pipeline can lock up for good when a
 // follower refuses an entry, while heartbeats go on, so that nobody notices (hashicorp/raft issue 612). It costs
@@ -112,7 +116,7 @@ func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 }
 
 // hold waits until a heartbeat to the server is due: it has answered nothing that was sent within the pace, or somebody
-// waits for an answer, or the last one was slow, as on a loaded machine, where a lease has no time to give away. It gives
+// waits for an answer, or one was slow lately, as on a loaded machine, where a lease has no time to give away. It gives
 // up after a few paces, because raft looks between heartbeats whether it still leads.
 func (t *transport) hold(id raft.ServerID, term uint64) {
 	for range 4 {
@@ -134,7 +138,7 @@ func (t *transport) untilDue(id raft.ServerID, term uint64) (time.Duration, <-ch
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.peers[id]
-	if t.waiting > 0 || c.term != term || c.took > t.pace/8 {
+	if t.waiting > 0 || c.term != term || time.Since(c.slow) < slowFor {
 		return 0, nil
 	}
 	return t.pace - time.Since(c.sent), t.hurry
@@ -157,7 +161,11 @@ func (t *transport) urgent() (done func()) {
 func (t *transport) note(id raft.ServerID, c contact) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if have := t.peers[id]; have.term < c.term || have.term == c.term && have.sent.Before(c.sent) {
+	have := t.peers[id]
+	if c.slow = have.slow; c.took > t.pace/8 {
+		c.slow = time.Now()
+	}
+	if have.term < c.term || have.term == c.term && have.sent.Before(c.sent) {
 		t.peers[id] = c
 	}
 }
