@@ -25,6 +25,8 @@ type Instance struct {
 	// Managed says that its state is kept when it stops, moves with it, and is deleted as garbage only. Types whose
 	// instances always have state do not ask.
 	Managed bool
+	// Exclusive says that it may run only while its node has a lease.
+	Exclusive bool
 	// Settings are those of its container, and of the service over them: how to reach a server, where to put files.
 	// Each module names what it reads and its defaults; it ignores the rest.
 	Settings map[string]string

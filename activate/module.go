@@ -48,4 +48,6 @@ type Exit struct {
 	Signal int // 0 unless one did
 	At     time.Time
 	After  time.Duration // since its start
+	// Unleased: it was ended because its node's lease was over; no fault of its own.
+	Unleased bool
 }

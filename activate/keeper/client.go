@@ -87,6 +87,13 @@ func (c *Client) Stop(ctx context.Context, id string, grace time.Duration) error
 	return err
 }
 
+// Renew tells the keeper until when leased starts may run. One that ends earlier than the last is ignored. ErrUnknownOp: the
+// keeper is an older one.
+func (c *Client) Renew(ctx context.Context, l Lease) error {
+	_, err := c.call(ctx, request{Op: opLease, Lease: &l})
+	return err
+}
+
 // List returns every start that is kept, in the order of ids.
 func (c *Client) List(ctx context.Context) ([]Status, error) {
 	r, err := c.call(ctx, request{Op: opList})

@@ -34,9 +34,10 @@
 //	{"op":"owner","pid":P}                -> {"id":I}           the start that P belongs to
 //	{"op":"forget","id":I}                -> {}                 drops the exit status
 //	{"op":"shutdown","grace_ns":N}        -> {}                 stops everything, then ends the keeper
+//	{"op":"lease","lease":{...}}          -> {}                 leased starts are dead by until_ns of CLOCK_BOOTTIME
 //
-// Reserved, answered with "unknown_op" until they exist: "deadline" (ids that must be dead at a time of
-// CLOCK_BOOTTIME) and "listen" (a socket passed by SCM_RIGHTS with the first byte of its frame). Errors are
+// Reserved, answered with "unknown_op" until it exists: "listen" (a socket passed by SCM_RIGHTS with the first byte of
+// its frame). Errors are
 // {"error":{"code":C,"message":M,"errno":E}}; the codes are the constants in wire.go and are never reused.
 //
 // # Log files

@@ -56,6 +56,7 @@ func FuzzProtocol(f *testing.F) {
 	f.Add(frame(request{Op: opHello, Min: 1, Max: 1}))
 	f.Add(frame(request{Op: opStop, ID: "a", Grace: time.Second}))
 	f.Add(frame(request{Op: opStart, Spec: &Spec{ID: "a", Argv: []string{"/bin/true"}, Env: []string{"A=1"}, Dir: "/", LogDir: "/l", LogName: "a"}}))
+	f.Add(frame(request{Op: opLease, Lease: &Lease{Until: 5, Term: 2, Kill: 1}}))
 	f.Add([]byte{0, 0, 0, 2, '{', '}'})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1})
 	f.Add([]byte{0, 0, 0, 9, '{'})

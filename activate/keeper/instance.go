@@ -30,6 +30,7 @@ type instance struct {
 	exit     *Exit
 	notified bool
 	ready    bool
+	unleased bool // told to end for lack of a lease
 	text     string
 	final    uint64        // dropped, at Exited
 	gone     chan struct{} // closed at Exited
@@ -235,6 +236,7 @@ func (k *keeper) mainEnded(in *instance, ws syscall.WaitStatus) {
 		e.Code, e.Signal = -1, ws.Signal()
 	}
 	in.mu.Lock()
+	e.Unleased = in.unleased
 	in.exit, in.state = e, Stopping
 	in.mu.Unlock()
 	k.changed(in.spec.ID)

@@ -18,6 +18,7 @@ type keeper struct {
 	home     *home
 	cgroups  *cgroups // nil: no cgroup v2 to write to
 	children *children
+	lease    *leaseClock
 	log      *slog.Logger
 	minders  sync.WaitGroup // of the starts that are not Exited
 
@@ -34,9 +35,9 @@ type sharedLog struct {
 	users int
 }
 
-func newKeeper(h *home, c *children, g *cgroups, log *slog.Logger) *keeper {
+func newKeeper(h *home, c *children, g *cgroups, l *leaseClock, log *slog.Logger) *keeper {
 	return &keeper{
-		home: h, children: c, cgroups: g, log: log,
+		home: h, children: c, cgroups: g, lease: l, log: log,
 		instances: map[string]*instance{}, starting: map[string]chan struct{}{},
 		logs: map[string]*sharedLog{}, watchers: map[*watcher]struct{}{},
 	}
@@ -78,6 +79,9 @@ func (k *keeper) reserve(spec Spec) (*instance, *logFile, error) {
 	case len(k.instances)+len(k.starting) >= maxInstances:
 		return nil, nil, fmt.Errorf("%w: %d", ErrFull, maxInstances)
 	}
+	if _, over := k.lease.over(Boottime()); spec.Leased && over {
+		return nil, nil, ErrNoLease
+	}
 	k.starting[spec.ID] = make(chan struct{})
 	return nil, k.useLog(logPath(spec.LogDir, spec.LogName)), nil
 }
@@ -96,6 +100,9 @@ func (k *keeper) settle(id string, in *instance, log *logFile) {
 	k.wake(id)
 	if k.closing {
 		in.stop(0)
+	}
+	if grace, over := k.lease.over(Boottime()); in.spec.Leased && over { // while it was launched
+		in.unlease(grace)
 	}
 }
 

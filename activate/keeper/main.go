@@ -65,7 +65,12 @@ func run(dir string, withCgroups bool) error {
 			defer groups.close()
 		}
 	}
-	return attend(h, newKeeper(h, children, groups, log))
+	lease, err := newLeaseClock()
+	if err != nil {
+		return err
+	}
+	defer lease.timer.Close()
+	return attend(h, newKeeper(h, children, groups, lease, log))
 }
 
 // closeInherited closes the descriptors that whoever started the agent forgot in it: services must not get them, and
@@ -145,6 +150,7 @@ func attend(h *home, k *keeper) error {
 	k.log.Info("keeper is ready", "pid", os.Getpid(), "cgroups", k.cgroups != nil)
 	served := make(chan struct{})
 	go func() { defer close(served); s.serve(l) }()
+	go k.watchLease() // until run closes the timer
 	debug.FreeOSMemory()
 	waitForEnd(h, s, ends)
 	k.stopAll(0, killPatience)

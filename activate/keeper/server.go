@@ -179,6 +179,13 @@ func (s *server) answer(c *net.UnixConn, req request) error {
 		if err := s.k.forget(req.ID); err != nil {
 			return err
 		}
+	case opLease:
+		if err := req.Lease.check(Boottime()); err != nil {
+			return err
+		}
+		if err := s.k.lease.renew(*req.Lease); err != nil {
+			return err
+		}
 	case opShutdown:
 		s.k.stopAll(req.Grace, killPatience)
 		defer s.once.Do(func() { close(s.quit) })

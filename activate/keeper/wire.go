@@ -38,6 +38,7 @@ const (
 	opOwner    = "owner"
 	opForget   = "forget"
 	opShutdown = "shutdown"
+	opLease    = "lease"
 )
 
 // Error codes of the wire and the sentinels that they stand for on both sides. Never renamed, never reused.
@@ -51,6 +52,7 @@ const (
 	codeClosing    = "closing"
 	codeFull       = "full"
 	codeInternal   = "internal"
+	codeNoLease    = "no_lease"
 )
 
 // Errors that callers branch on; errors.Is finds them on the client's side of the socket too.
@@ -62,13 +64,15 @@ var (
 	ErrRunning    = errors.New("still running")
 	ErrClosing    = errors.New("keeper is shutting down")
 	ErrFull       = errors.New("too many starts kept")
+	// ErrNoLease is the answer to a leased start when no lease runs.
+	ErrNoLease = errors.New("the node has no lease at the moment")
 	// ErrNotRunning is the client's own: nothing answers on DIR/keeper.sock.
 	ErrNotRunning = errors.New("no keeper is running")
 )
 
 var sentinels = map[string]error{
 	codeBadRequest: ErrBadRequest, codeUnknownOp: ErrUnknownOp, codeVersion: ErrVersion, codeUnknownID: ErrUnknownID,
-	codeRunning: ErrRunning, codeClosing: ErrClosing, codeFull: ErrFull,
+	codeRunning: ErrRunning, codeClosing: ErrClosing, codeFull: ErrFull, codeNoLease: ErrNoLease,
 }
 
 // ExecError says that the program could not be started: its Errno is that of fork, chdir or exec.
@@ -102,6 +106,8 @@ type Spec struct {
 	Notify string `json:"notify,omitempty"`
 	// Grace is how long processes may outlive the main one after it ended by itself, between TERM and KILL.
 	Grace time.Duration `json:"grace_ns"`
+	// Leased: it may run while the node's lease does, and no longer. See Lease.
+	Leased bool `json:"leased,omitempty"`
 }
 
 // User is a uid, its gid and supplementary groups.
@@ -145,9 +151,14 @@ type Exit struct {
 	Signal syscall.Signal `json:"signal,omitempty"` // 0 unless it died of one
 	At     time.Time      `json:"at"`
 	After  time.Duration  `json:"after_ns"` // since the start, monotonic
+	// Unleased: it was told to end because the node's lease was over.
+	Unleased bool `json:"unleased,omitempty"`
 }
 
 func (e Exit) String() string {
+	if e.Unleased {
+		return fmt.Sprintf("ended for lack of a lease after %s", shortDuration(e.After))
+	}
 	if e.Signal != 0 {
 		return fmt.Sprintf("killed by signal %d (%v) after %s", int(e.Signal), e.Signal, shortDuration(e.After))
 	}
@@ -171,6 +182,7 @@ type request struct {
 	Grace time.Duration `json:"grace_ns,omitempty"`
 	Lines int           `json:"lines,omitempty"`
 	PID   int           `json:"pid,omitempty"`
+	Lease *Lease        `json:"lease,omitempty"`
 }
 
 type reply struct {
@@ -270,6 +282,10 @@ func parseRequest(body []byte) (request, error) {
 	case opStop, opForget, opTail:
 		if r.ID == "" {
 			return request{}, fmt.Errorf("%w: %s without an id", ErrBadRequest, r.Op)
+		}
+	case opLease:
+		if r.Lease == nil {
+			return request{}, fmt.Errorf("%w: lease without one", ErrBadRequest)
 		}
 	case opOwner:
 		if r.PID == 0 {

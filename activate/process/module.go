@@ -118,7 +118,7 @@ func (m *Module) spec(in activate.Instance) (keeper.Spec, error) {
 	}
 	return keeper.Spec{
 		ID: start, Argv: argv, Env: env, Dir: dir, User: id.user,
-		LogDir: in.LogDir, LogName: in.LogName(), Notify: notify, Grace: in.Spec.StopGrace(),
+		LogDir: in.LogDir, LogName: in.LogName(), Notify: notify, Grace: in.Spec.StopGrace(), Leased: in.Exclusive,
 	}, nil
 }
 
@@ -151,7 +151,7 @@ func running(row string, attempt int, s keeper.Status) activate.Running {
 }
 
 func exit(e keeper.Exit) activate.Exit {
-	return activate.Exit{Code: e.Code, Signal: int(e.Signal), At: e.At, After: e.After}
+	return activate.Exit{Code: e.Code, Signal: int(e.Signal), At: e.At, After: e.After, Unleased: e.Unleased}
 }
 
 // Watch calls changed whenever something of this module starts, ends or is forgotten.
