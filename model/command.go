@@ -109,6 +109,24 @@ type MarkUp struct {
 	Epoch uint64 `cbor:"2,keyasint"`
 }
 
+// Fence says that the lease of a node that is down is over: nothing exclusive runs there any more.
+type Fence struct {
+	ID    string `cbor:"1,keyasint"`
+	Epoch uint64 `cbor:"2,keyasint"` // as it was raised when the node was marked down
+}
+
+// TakeOver ends the custody of a fenced node: the state goes on elsewhere, from a snapshot that others hold. What was
+// written after it is on the fenced node only.
+type TakeOver struct {
+	System    string    `cbor:"1,keyasint"`
+	Service   string    `cbor:"2,keyasint"`
+	Container string    `cbor:"3,keyasint"`
+	Node      string    `cbor:"4,keyasint"` // id, that has custody, or from which the state was on its way
+	Epoch     uint64    `cbor:"5,keyasint"` // of the node
+	Snapshot  uint64    `cbor:"6,keyasint"` // generation
+	At        time.Time `cbor:"7,keyasint"`
+}
+
 // DrainNode asks that everything on a node goes elsewhere, or that things may go there again.
 type DrainNode struct {
 	ID string `cbor:"1,keyasint"`
@@ -268,6 +286,8 @@ func (HoldSnapshots) command() {}
 func (DropSnapshots) command() {}
 func (GiveUpState) command()   {}
 func (DrainNode) command()     {}
+func (Fence) command()         {}
+func (TakeOver) command()      {}
 
 // TakeSnapshot puts a snapshot into the catalogue, at its generation or as the newest one if nothing changed.
 type TakeSnapshot struct {

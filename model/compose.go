@@ -192,7 +192,7 @@ func (c *composer) resolve(s *Service) {
 		r := RowSpec{System: c.in.System, Service: s.Name, Node: node, Container: s.Type, Spec: c.spec(s, node),
 			DependsOn: c.dependencies(s, node), After: slices.Clone(s.ActivatesAfter)}
 		r.Managed = s.State != nil && s.State.Managed
-		r.Exclusive = r.Managed
+		r.Exclusive = c.exclusive(s, node)
 		if r.Managed {
 			r.Spec.Timeline = c.timeline(s.Name, r.Container)
 		}

@@ -22,6 +22,8 @@ type View struct {
 	Silent map[string]time.Duration // by node id; a node that is absent was not listened for yet
 	// Late is how much the leader itself was late lately: a leader that was late judges nobody by that much.
 	Late time.Duration
+	// Granted is, by node id, how long ago this leader granted the node a lease last; where it never did, how long it leads.
+	Granted map[string]time.Duration
 }
 
 // Memory is what Decide needs to remember from one turn to the next within a term: when it first saw a condition, and
@@ -36,6 +38,10 @@ func Decide(s *State, v View, m Memory, now time.Time) (cmds []Command, next Mem
 	d := &decision{s: s, v: v, old: m, now: now, next: Memory{Seen: map[string]time.Time{}, Composed: map[string]string{}}}
 	if cmds := d.liveness(); len(cmds) > 0 {
 		return cmds, m, time.Time{} // the new State is looked at before anything is composed on it
+	}
+	d.takeOvers()
+	if len(d.cmds) > 0 {
+		return d.cmds, d.next, time.Time{}
 	}
 	for name := range s.Systems.All() {
 		d.system(name)
@@ -69,9 +75,79 @@ func (d *decision) liveness() []Command {
 			d.wakeAt(d.now.Add(limit - silent))
 		case silent < UpBelow:
 			cmds = append(cmds, MarkUp{ID: id, Epoch: n.Epoch})
+		case !n.Fenced:
+			cmds = append(cmds, d.fence(n)...)
 		}
 	}
 	return cmds
+}
+
+// fence says of a node that is down that nothing exclusive runs there, once its last lease is over.
+func (d *decision) fence(n Node) []Command {
+	ago, known := d.v.Granted[n.ID]
+	switch {
+	case !known:
+		return nil
+	case ago < FenceAfter:
+		d.wakeAt(d.now.Add(FenceAfter - ago))
+		return nil
+	}
+	return []Command{Fence{ID: n.ID, Epoch: n.Epoch}}
+}
+
+// takeOvers lets states of fenced nodes go on elsewhere, where their policy wants that and has been waited for.
+func (d *decision) takeOvers() {
+	fenced := false
+	for _, n := range d.s.Nodes.All() {
+		fenced = fenced || n.Fenced
+	}
+	if !fenced {
+		return
+	}
+	for key := range d.s.Custody.All() {
+		cmd, wait, why := TakeOverOf(d.s, key, d.now)
+		if why != "" {
+			continue
+		}
+		seen := fmt.Sprintf("fenced/%s/%d", cmd.Node, cmd.Epoch)
+		first, known := d.old.Seen[seen]
+		if !known {
+			first = d.now
+		}
+		d.next.Seen[seen] = first
+		if at := first.Add(wait); d.now.Before(at) {
+			d.wakeAt(at)
+			continue
+		}
+		if d.wouldRun(key, cmd) {
+			d.cmds = append(d.cmds, cmd)
+		}
+	}
+}
+
+// wouldRun says whether a service whose state is taken over would be placed on a node that is up: else nothing is won, and
+// what its node has that the copy lacks would be lost for it. The answer holds until the nodes or the model change.
+func (d *decision) wouldRun(key string, cmd TakeOver) bool {
+	sys := d.s.Systems.At(cmd.System)
+	in, ok := d.s.Intent(cmd.System, sys.Intent)
+	if !ok {
+		return false
+	}
+	memo, print := "take over "+key, d.nodesPrint(sys)
+	if d.old.Composed[memo] == print {
+		d.next.Composed[memo] = print
+		return false
+	}
+	then := *d.s
+	then.Custody = then.Custody.Set(key, Custody{Snapshot: "taken over"})
+	m, diags := composeIntent(&then, in)
+	runs := !diags.HasErrors() && slices.ContainsFunc(m.Rows, func(r RowSpec) bool {
+		return r.Service == cmd.Service && r.Container == cmd.Container && d.s.Nodes.At(r.Node).Takes()
+	})
+	if !runs {
+		d.next.Composed[memo] = print
+	}
+	return runs
 }
 
 func (d *decision) wakeAt(t time.Time) {
@@ -237,6 +313,11 @@ func (d *decision) nodesPrint(sys System) string {
 		fmt.Fprintf(h, "%s %t %t %t %s;", id, n.Down, n.Left, n.Draining, n.Host)
 		for _, k := range sortedKeys(n.Attributes) {
 			fmt.Fprintf(h, "%s=%q,", k, n.Attributes[k])
+		}
+	}
+	for key, c := range d.s.Custody.Prefix(sys.Name + "/") {
+		if WasTakenOver(c.Timeline) {
+			fmt.Fprintf(h, "%s %q;", key, c.Timeline)
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -132,7 +132,7 @@ func noOtherHolder(s *State, r Row) string {
 		return ""
 	}
 	for _, o := range s.ServiceRows(r.System, r.Service) {
-		if o.Key != r.Key && (o.Phase.Alive() || o.Phase == Lost && o.Node != r.Node) {
+		if o.Key != r.Key && (o.Phase.Alive() || o.Phase == Lost && o.Node != r.Node && !s.Nodes.At(o.Node).Fenced) {
 			return fmt.Sprintf("%s on %s may still be running", o.Service, s.NodeName(o.Node))
 		}
 	}

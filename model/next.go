@@ -12,6 +12,7 @@ type Own struct {
 	Packages  map[string]bool    // by tree id: materialised here
 	Busy      map[string]bool    // row keys, and PackageStep(id), with a step under way
 	Failures  map[string]Failure // by row key, and PackageStep(id)
+	Leased    bool               // the node's lease runs: what is exclusive may start
 }
 
 // Process is a service process as its node sees it.
@@ -131,6 +132,9 @@ func (t *turn) row(r Row) {
 		switch {
 		case t.haunted(r):
 		case CanStart(t.s, r) == "":
+			if !t.mayRun(r) {
+				return
+			}
 			t.add(Step{Kind: StepStart, Row: r.Key, Claim: Starting, Generation: t.generation(r), Reason: "its dependencies are active"})
 		case CanRestore(t.s, r) == "":
 			t.add(Step{Kind: StepRestore, Row: r.Key, Claim: Restoring, Generation: t.generation(r), Reason: "its state is on its way here"})
@@ -144,11 +148,11 @@ func (t *turn) row(r Row) {
 			t.tries(r, StepRestore)
 		}
 	case Starting:
-		if !t.stop(r) {
+		if !t.stop(r) && t.mayRun(r) {
 			t.tries(r, StepStart)
 		}
 	case Active:
-		if !t.stop(r) && !t.own.Processes[r.Key].Running {
+		if !t.stop(r) && !t.own.Processes[r.Key].Running && t.mayRun(r) {
 			t.repair(r)
 		}
 	case Stopping:
@@ -159,6 +163,10 @@ func (t *turn) row(r Row) {
 		}
 	}
 }
+
+// mayRun says whether the row may be started on this node now, as far as its lease is concerned: what is exclusive
+// waits for it.
+func (t *turn) mayRun(r Row) bool { return !r.Exclusive || t.own.Leased }
 
 func (t *turn) generation(r Row) uint64 { return t.s.Systems.At(r.System).Generation }
 

@@ -19,6 +19,7 @@ type serviceDecl struct {
 	exprs       []boundExpr
 	badType     bool      // its type is missing or wrong, and was told
 	instancesAt hcl.Range // of the attribute; of the header where there is none
+	exclusiveAt hcl.Range
 	stateAt     hcl.Range
 	healthPort  located
 }
@@ -54,7 +55,7 @@ func (p *parser) service(b block) {
 	d := &serviceDecl{Service: &Service{Name: b.name.text, Instances: 1, Range: b.at}, instancesAt: b.at}
 	c := p.content(b.body, schema{
 		what:   fmt.Sprintf("service %q", d.Name),
-		attrs:  []string{"type", "package", "depends_on", "connects_to", "activates_after", "instances", "settings"},
+		attrs:  []string{"type", "package", "depends_on", "connects_to", "activates_after", "instances", "exclusive", "settings"},
 		blocks: map[string]string{"build": "", "port": "NAME", "run": "", "health": "", "state": ""},
 		later:  []string{"on_demand"},
 	})
@@ -62,6 +63,9 @@ func (p *parser) service(b block) {
 	p.servicePackage(d, c)
 	p.links(d, c)
 	p.instances(d, c.has("instances"))
+	if a := c.has("exclusive"); a != nil {
+		d.Exclusive, d.exclusiveAt = new(p.boolOf(a, false)), a.nameAt
+	}
 	p.serviceBlocks(d, c)
 	p.settings(d, c.has("settings"))
 	p.defaultState(d)
@@ -392,15 +396,27 @@ func (p *parser) healthWays(c content, h *Health) {
 }
 
 func (p *parser) state(d *serviceDecl, b block) {
-	c := p.content(b.body, schema{what: "state", attrs: []string{"managed", "copies", "every", "keep", "keep_daily", "keep_weekly", "keep_monthly", "at_upgrade"}})
+	c := p.content(b.body, schema{what: "state", attrs: []string{"managed", "copies", "every", "keep", "keep_daily", "keep_weekly", "keep_monthly", "at_upgrade", "take_over"}})
 	d.State = &StatePolicy{Managed: p.boolOf(c.has("managed"), true),
 		Copies: p.intOf(c.has("copies"), 1, 100, 1),
 		Every:  p.durationOf(c.has("every"), time.Second, 366*24*time.Hour, 0),
 		Keep:   p.intOf(c.has("keep"), 1, MaxSnapshots, DefaultKeep),
 		Daily:  p.intOf(c.has("keep_daily"), 0, MaxSnapshots, 0), Weekly: p.intOf(c.has("keep_weekly"), 0, MaxSnapshots, 0), Monthly: p.intOf(c.has("keep_monthly"), 0, MaxSnapshots, 0),
 		NotAtUpgrade: !p.boolOf(c.has("at_upgrade"), true),
+		TakeOver:     p.takeOver(c.has("take_over")),
+	}
+	if a := c.has("take_over"); a != nil && d.State.TakeOver > 0 && d.State.Copies < 2 {
+		p.rep.fail(a.nameAt, "Write copies = 2, so that another node has a copy, and every = \"1h\" or the like, so that it is not old.", "take_over needs copies on other nodes")
 	}
 	d.stateAt = b.at
+}
+
+// takeOver reads a length of time, or "never".
+func (p *parser) takeOver(a *attribute) time.Duration {
+	if v, ok := p.value(a); ok && v.Type() == cty.String && !v.IsNull() && v.AsString() == "never" {
+		return -1
+	}
+	return p.durationOf(a, time.Second, 30*24*time.Hour, 0)
 }
 
 // settings reads what a module is told. The process module has its own blocks for that.

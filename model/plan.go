@@ -131,7 +131,9 @@ func (p *Plan) explain(s *State, now map[string]Row, wanted map[string]RowSpec) 
 			if s.Custody.At(r.CustodyKey()).Node == old.Node && r.Managed {
 				c.Reasons = append(c.Reasons, "its state moves with it")
 			}
-			if old.Spec.Timeline != r.Spec.Timeline {
+			if why, taken := describeTakeOver(s, r, old.Node); taken {
+				c.Reasons = append(c.Reasons, why)
+			} else if old.Spec.Timeline != r.Spec.Timeline {
 				c.Reasons = append(c.Reasons, describeReturn(s, r, p.Returns))
 			}
 		}

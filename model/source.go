@@ -52,12 +52,15 @@ type Service struct {
 	Instances int  // default 1; 0 when All
 	All       bool // one on every node that fits
 
-	Build    *Build
-	Ports    []*Port // in name order
-	Run      *Run
-	Health   *Health
-	State    *StatePolicy
-	Settings map[string]hcl.Expression // module settings
+	Build  *Build
+	Ports  []*Port // in name order
+	Run    *Run
+	Health *Health
+	State  *StatePolicy
+	// Exclusive says whether at most one instance may run anywhere, even where machines cannot reach each other; nil
+	// means exactly if its state is managed.
+	Exclusive *bool
+	Settings  map[string]hcl.Expression // module settings
 
 	Range hcl.Range // of its header, for diagnostics
 }
@@ -122,6 +125,9 @@ type StatePolicy struct {
 	Monthly int `cbor:"7,keyasint,omitempty"`
 	// NotAtUpgrade says that no snapshot is taken when a deployment replaces the service or what uses it.
 	NotAtUpgrade bool `cbor:"8,keyasint,omitempty"`
+	// TakeOver is how long the node of the state must have been fenced before another goes on from the newest snapshot that
+	// is elsewhere. 0 means DefaultTakeOver where there are copies on a schedule, else never; negative means never.
+	TakeOver time.Duration `cbor:"9,keyasint,omitempty"`
 }
 
 // NodeDecl adds to what a member announces.

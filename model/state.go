@@ -79,6 +79,8 @@ type Node struct {
 	StateMax   int               `cbor:"12,keyasint"`           // newest state version that its binary understands
 	Left       bool              `cbor:"13,keyasint"`           // it left on purpose
 	Draining   bool              `cbor:"14,keyasint,omitempty"` // an operator wants nothing to run there
+	// Fenced says, of a node that is down, that its lease is over: nothing exclusive of an earlier epoch runs there.
+	Fenced bool `cbor:"15,keyasint,omitempty"`
 }
 
 // Takes says whether instances may be placed on the node.

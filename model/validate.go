@@ -20,6 +20,7 @@ func (p *parser) validate() {
 		p.checkModule(d)
 		p.checkHealth(d)
 		p.checkState(d)
+		p.checkExclusive(d)
 	}
 	p.checkPins()
 	p.checkCycles()
@@ -115,6 +116,14 @@ func (p *parser) checkState(d *serviceDecl) {
 	p.rep.add(Diagnostic{Summary: fmt.Sprintf("service %q has managed state and more than one instance", d.Name), Subject: place(d.instancesAt),
 		Detail: "Managed state is in one place at a time.", Hint: "Write instances = 1, or state { managed = false }.",
 		Related: []Range{note}})
+}
+
+func (p *parser) checkExclusive(d *serviceDecl) {
+	if d.Exclusive != nil && *d.Exclusive && (d.All || d.Instances > 1) {
+		p.rep.add(Diagnostic{Summary: fmt.Sprintf("service %q is exclusive and has more than one instance", d.Name), Subject: place(d.exclusiveAt),
+			Detail: "At most one instance of an exclusive service runs anywhere.", Hint: "Write instances = 1, or leave exclusive out.",
+			Related: []Range{noted(d.instancesAt, "its instances")}})
+	}
 }
 
 func (p *parser) checkPins() {

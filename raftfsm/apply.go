@@ -72,6 +72,10 @@ func (t *tx) apply(c model.Command) model.Result {
 		return t.takeSnapshot(c)
 	case model.HoldSnapshots:
 		return t.holdSnapshots(c)
+	case model.Fence:
+		return t.fence(c)
+	case model.TakeOver:
+		return t.takeOver(c)
 	case model.DrainNode:
 		return t.drainNode(c)
 	case model.GiveUpState:

@@ -153,7 +153,7 @@ func (t *tx) markUp(c model.MarkUp) model.Result {
 	case !n.Down || n.Epoch != c.Epoch:
 		return refuse(model.ErrEpoch, "node %s is in epoch %d", n.Name, n.Epoch)
 	}
-	n.Down, n.Left = false, false
+	n.Down, n.Left, n.Fenced = false, false, false
 	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
 	for _, r := range t.nodeRows(n.ID) {
 		switch {
@@ -168,6 +168,45 @@ func (t *tx) markUp(c model.MarkUp) model.Result {
 		}
 	}
 	return model.Result{}
+}
+
+// fence drops the rows that were kept only because they might have been running.
+func (t *tx) fence(c model.Fence) model.Result {
+	n, ok := t.s.Nodes.Get(c.ID)
+	switch {
+	case !ok:
+		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
+	case !n.Down || n.Epoch != c.Epoch:
+		return refuse(model.ErrEpoch, "node %s is in epoch %d", n.Name, n.Epoch)
+	}
+	n.Fenced = true
+	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
+	t.sweep(t.nodeRows(n.ID))
+	return model.Result{}
+}
+
+// takeOver gives a state that a fenced node has to whoever restores the snapshot, on a timeline of its own: the node may
+// hold newer data of the old one.
+func (t *tx) takeOver(c model.TakeOver) model.Result {
+	key := model.CustodyKey(c.System, c.Service, c.Container)
+	n, ok := t.s.Nodes.Get(c.Node)
+	held := t.s.Custody.At(key)
+	snap, kept := t.s.Snapshots.Get(model.SnapshotKey(c.System, c.Service, c.Container, c.Snapshot))
+	switch {
+	case !ok || !n.Fenced || n.Epoch != c.Epoch:
+		return refuse(model.ErrEpoch, "node %s is not fenced", t.s.NodeName(c.Node))
+	case held.Node != c.Node && (held.Node != "" || held.From != c.Node):
+		return refuse(model.ErrStale, "the state of %s is not on %s any more", c.Service, n.Name)
+	case !kept || !model.HeldByOther(t.s, snap, c.Node):
+		return refuse(model.ErrUnknown, "no node that is up has snapshot %d of %s", c.Snapshot, c.Service)
+	}
+	line := model.TakenOver(t.index, snap)
+	if snap.ID == held.Wanted {
+		line = held.Next
+	}
+	t.setCustody(key, model.Custody{Snapshot: snap.ID, Epoch: t.index, Timeline: line}, c.At)
+	t.sweep(t.s.ServiceRows(c.System, c.Service))
+	return model.Result{Value: line}
 }
 
 func (t *tx) removeNode(c model.RemoveNode) model.Result {

@@ -9,14 +9,15 @@ import (
 
 // setRow stores a row, or drops it once it is obsolete and gone: the node's own look at what runs finds a process
 // without a row and ends it. An exclusive row that was lost stays, for as long as its node is a member, because it may
-// be running and nothing else of its service may start until that is known; and a row whose state another node waits
+// be running and nothing else of its service may start until that is known, or the node is fenced; and a row whose state another node waits
 // for, until it is saved.
 func (t *tx) setRow(r model.Row) {
 	if r.Obsolete && r.Exclusive && r.MayRun && r.Phase.Gone() && r.Phase != model.Lost {
 		r.Phase, r.Reason, r.Claim, r.Epoch, r.MayRun = model.Stopping, "it may still run since its node was down", t.index, t.s.Nodes.At(r.Node).Epoch, false
 	}
-	mayRun := r.Exclusive && r.Phase == model.Lost && t.s.Nodes.Has(r.Node)
-	if r.Obsolete && r.Phase.Gone() && !mayRun && !(model.MustSave(t.s, r) && t.s.Nodes.Has(r.Node)) {
+	n, member := t.s.Nodes.Get(r.Node)
+	mayRun := r.Exclusive && r.Phase == model.Lost && member && !n.Fenced
+	if r.Obsolete && r.Phase.Gone() && !mayRun && !(model.MustSave(t.s, r) && member) {
 		t.dropRow(r)
 		return
 	}

@@ -111,6 +111,10 @@ func drawKind(t *rapid.T, k kind) model.Command {
 		return draw[model.GiveUpState](t)
 	case model.DrainNode:
 		return draw[model.DrainNode](t)
+	case model.Fence:
+		return draw[model.Fence](t)
+	case model.TakeOver:
+		return draw[model.TakeOver](t)
 	}
 	t.Fatalf("no generator for %s", k.typ)
 	return nil
@@ -123,7 +127,7 @@ func TestKindsArePinned(t *testing.T) {
 	// Never edit a line of this list: append. The numbers lie in logs on disk.
 	want := strings.Fields(`Init Admit CreateToken RevokeToken UpdateNode MarkDown MarkUp RemoveNode SealCA Begin Part
 		Commit Claims Reports Finish Retry Abort RecordBuild TakeSnapshot HoldSnapshots DropSnapshots
-		GiveUpState DrainNode`)
+		GiveUpState DrainNode Fence TakeOver`)
 	if len(kinds) != len(want) {
 		t.Fatalf("%d kinds, want %d", len(kinds), len(want))
 	}

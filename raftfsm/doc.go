@@ -20,7 +20,8 @@
 //	3 CreateToken   9 SealCA       15 Finish        21 DropSnapshots
 //	4 RevokeToken  10 Begin        16 Retry         22 GiveUpState
 //	5 UpdateNode   11 Part         17 Abort         23 DrainNode
-//	6 MarkDown     12 Commit       18 RecordBuild
+//	6 MarkDown     12 Commit       18 RecordBuild   24 Fence
+//	                                                25 TakeOver
 //
 // A newer version, an unknown kind and an unknown field are a *MustUpgradeError: the node stops applying, keeps its
 // State and does not lead. A new field of a command must therefore be omitempty, and be used only behind a state

@@ -39,6 +39,8 @@ var kinds = []kind{
 	kindOf[model.DropSnapshots](21),
 	kindOf[model.GiveUpState](22),
 	kindOf[model.DrainNode](23),
+	kindOf[model.Fence](24),
+	kindOf[model.TakeOver](25),
 }
 
 func kindOf[C model.Command](number uint64) kind {

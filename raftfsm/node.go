@@ -41,14 +41,18 @@ func (e *NotLeaderError) Is(target error) bool { return target == ErrNotLeader }
 type Timing struct {
 	Heartbeat time.Duration // a follower that hears nothing for this long (to twice) asks for votes
 	Election  time.Duration // a candidate that is not elected for this long (to twice) begins again; >= Heartbeat
-	Lease     time.Duration // a leader that hears no majority for this long steps down; <= Heartbeat
+	Lease     time.Duration // a leader that hears no majority for this long steps down; <= Heartbeat, and no reason to be less
 	Commit    time.Duration // an idle leader tells followers what is committed after this long (to twice)
 	RPC       time.Duration // deadline of one request between servers; a checkpoint has this per 256 KiB
 }
 
+// sure is how lately a majority must have answered a leader for it to know that there is no other: a fifth less than what
+// keeps voters from voting for one, for clocks that differ.
+func (t Timing) sure() time.Duration { return t.Heartbeat * 4 / 5 }
+
 // LAN is the default: failover in about half a second.
 func LAN() Timing {
-	return Timing{250 * time.Millisecond, 250 * time.Millisecond, 200 * time.Millisecond, 50 * time.Millisecond, 5 * time.Second}
+	return Timing{250 * time.Millisecond, 250 * time.Millisecond, 250 * time.Millisecond, 50 * time.Millisecond, 5 * time.Second}
 }
 
 // WAN is LAN four times slower.
@@ -138,6 +142,7 @@ type Node struct {
 	calls      calls
 	readRounds rounds[leaderAnswer] // of this node's readers: each asks the leader once
 	askRounds  rounds[*model.State] // of all nodes' readers, on the leader: each proves leadership once
+	proofs     rounds[struct{}]     // of Prove
 
 	closing chan struct{} // closed when Close begins: nothing new is taken
 	dead    chan struct{} // closed when raft is shut down: nothing is waited for
@@ -170,7 +175,7 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}
 	n := &Node{cfg: cfg, log: cfg.Log, machine: newMachine(cfg.Apply, cfg.Log), disk: newDisk(cfg.Timing, cfg.disk, cfg.Log),
-		wedge: newWedge(cfg.Timing, cfg.Log), pulse: newPulse(cfg.Timing.Lease),
+		wedge: newWedge(cfg.Timing, cfg.Log), pulse: newPulse(cfg.Timing.sure()),
 		closing: make(chan struct{}), dead: make(chan struct{})}
 	n.calls.init()
 	var err error

@@ -126,7 +126,7 @@ func (n *Node) provenState() (*model.State, error) {
 		if err != nil {
 			return nil, fmt.Errorf("verify leadership: %w", err)
 		}
-		proven = n.heardMajority(r.Term, n.cfg.Timing.Lease)
+		proven = n.heardMajority(r.Term, n.cfg.Timing.sure())
 	}
 	if !proven {
 		if err := n.barrier(ctx, r.Term); err != nil {
@@ -134,6 +134,19 @@ func (n *Node) provenState() (*model.State, error) {
 		}
 	}
 	return n.State(), nil
+}
+
+// Prove returns nil once an entry of the term that was appended after the call is committed, and applied here: so that
+// nobody else led when the call began. Calls within the window are proven by one entry. Errors: ErrNotLeader, or the
+// context's.
+func (n *Node) Prove(ctx context.Context, term uint64, window time.Duration) error {
+	_, err := n.proofs.join(ctx, func() (none struct{}, err error) {
+		ctx, cancel := context.WithTimeout(context.Background(), window+tryTime)
+		defer cancel()
+		n.idle(ctx, nil, time.After(window))
+		return none, n.barrier(ctx, term)
+	})
+	return err
 }
 
 // barrier commits an entry in the term, so that State holds everything that was committed before it.

@@ -26,9 +26,11 @@ type sim struct {
 	mem     model.Memory
 	late    []simLate
 	trace   []string
-	moves   int            // states restored
-	truth   map[string]int // by service with managed state and timeline: what was acknowledged last
-	returns int            // data returned to an earlier snapshot
+	moves   int                  // states restored
+	truth   map[string]int       // by service with managed state and timeline: what was acknowledged last
+	returns int                  // data returned to an earlier snapshot
+	granted map[string]time.Time // by node id: when the leader granted a lease last, or began to lead
+	taken   int                  // states that went on elsewhere from a copy
 }
 
 // simLate is a message that comes again, long after its sender counted on it.
@@ -48,6 +50,8 @@ type simNode struct {
 	busy     map[string]simStep
 	flaky    float64
 	disk     map[string]int // by service: what its state directory holds
+	lease    time.Time      // when its lease ends
+	asked    time.Time      // when it asked for it last
 }
 
 // simStep is a step under way: it ends at a time, then acts.
@@ -60,7 +64,7 @@ type simStep struct {
 const simSystem = "default"
 
 func newSim(t *testing.T, seed uint64, nodes int) *sim {
-	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Unix(1_800_000_000, 0).UTC(), state: &model.State{}, truth: map[string]int{}}
+	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Unix(1_800_000_000, 0).UTC(), state: &model.State{}, truth: map[string]int{}, granted: map[string]time.Time{}}
 	s.log = []*model.State{s.state}
 	for i := range nodes {
 		id := fmt.Sprintf("node%02d", i+1)
@@ -136,7 +140,7 @@ func (s *sim) simModel(n int, version string, broken string) model.Source {
 		case 0:
 			port(fmt.Sprint(9000 + (i/5+len(s.log))%4))
 		case 1:
-			b.WriteString(" state {\n managed = true\n }\n")
+			b.WriteString(" state {\n managed = true\n copies = 2\n every = \"24h\"\n take_over = \"2s\"\n }\n")
 			if s.rng.IntN(2) == 0 { // its state has to move there
 				pins = append(pins, fmt.Sprintf("%s = [\"n%d\"]", name, 1+s.rng.IntN(len(s.nodes))))
 			}
@@ -238,6 +242,7 @@ func (s *sim) turn() {
 	s.now = s.now.Add(time.Duration(10+s.rng.IntN(90)) * time.Millisecond)
 	for _, i := range s.rng.Perm(len(s.nodes)) {
 		n := s.nodes[i]
+		s.lapse(n)
 		if !n.up {
 			s.finishSteps(n) // cut off, not dead: a start under way goes on
 			continue
@@ -248,13 +253,62 @@ func (s *sim) turn() {
 				n.seen = len(s.log) - 1
 			}
 		}
+		s.renew(n)
 		s.finishSteps(n)
 		s.act(n)
+		s.snapshot(n)
 	}
 	s.deliverLate()
 	s.lead()
 	s.write()
 	s.check()
+}
+
+// renew asks the leader for a lease. The answer may be late, or lost; the lease runs from the question.
+func (s *sim) renew(n *simNode) {
+	if s.now.Sub(n.asked) < model.LeaseEvery {
+		return
+	}
+	n.asked = s.now
+	if model.CanLease(s.state, n.id, s.log[n.seen].Nodes.At(n.id).Epoch) != "" {
+		return
+	}
+	s.granted[n.id] = s.now.Add(time.Duration(s.rng.IntN(500)) * time.Millisecond)
+	if s.rng.IntN(8) > 0 {
+		n.lease = s.now.Add(model.LeaseTTL)
+	}
+}
+
+// lapse ends what is exclusive on a node, whether its agent lives or not, before its lease is over.
+func (s *sim) lapse(n *simNode) {
+	if s.now.Before(n.lease.Add(-model.LeaseKill)) {
+		return
+	}
+	for key, p := range n.procs {
+		if spec, ok := s.state.Specs.Get(key); p.Running && (!ok || spec.Exclusive) {
+			s.note("%s: the lease is over, %s ends", n.id, key)
+			n.procs[key] = model.Process{Claim: p.Claim, Since: s.now}
+		}
+	}
+}
+
+// snapshot takes one now and then of what is active, and has another node fetch it.
+func (s *sim) snapshot(n *simNode) {
+	for key, p := range n.procs {
+		r, ok := s.state.Rows.Get(key)
+		if !ok || !p.Running || !r.Managed || r.Phase != model.Active || s.rng.IntN(15) > 0 {
+			continue
+		}
+		snap := model.Snapshot{System: r.System, Service: r.Service, Container: r.Container, ID: fmt.Sprintf("%s=%d", r.Service, n.disk[r.Service]), Node: n.id, At: s.now}
+		res := s.apply(model.TakeSnapshot{Snapshot: snap, Epoch: s.state.Nodes.At(n.id).Epoch})[0]
+		if res.Code != model.OK {
+			continue
+		}
+		kept := s.state.Snapshots.At(res.Value)
+		if other := s.nodes[s.rng.IntN(len(s.nodes))]; other.up {
+			s.apply(model.HoldSnapshots{Node: other.id, Items: []model.HeldSnapshot{{Key: kept.Key(), ID: kept.ID}}})
+		}
+	}
 }
 
 // write has the clients write to services with managed state: what runs and is active acknowledges.
@@ -277,20 +331,39 @@ func (s *sim) write() {
 func (s *sim) lead() {
 	if s.rng.IntN(40) == 0 {
 		s.mem = model.Memory{} // another leader
+		for _, n := range s.nodes {
+			s.granted[n.id] = s.now
+		}
 	}
 	cmds, mem, _ := model.Decide(s.state, s.view(), s.mem, s.now)
 	for _, c := range cmds {
 		s.note("leader: %T %+v", c, brief(c))
 	}
-	if len(cmds) > 0 && slices.ContainsFunc(s.apply(cmds...), func(r model.Result) bool { return r.Code != model.OK }) {
-		return // as node does: look again
+	if len(cmds) > 0 {
+		results := s.apply(cmds...)
+		s.tookOver(cmds, results)
+		if slices.ContainsFunc(results, func(r model.Result) bool { return r.Code != model.OK }) {
+			return // as node does: look again
+		}
 	}
 	s.mem = mem
 }
 
+// tookOver notes what is acknowledged on the timelines that begin with a take-over: what the copy held.
+func (s *sim) tookOver(cmds []model.Command, results []model.Result) {
+	for i, c := range cmds {
+		if c, ok := c.(model.TakeOver); ok && results[i].Code == model.OK {
+			snap := s.state.Snapshots.At(model.SnapshotKey(c.System, c.Service, c.Container, c.Snapshot))
+			s.truth[c.Service+" on timeline "+results[i].Value] = s.value(c.Service, snap.ID)
+			s.taken++
+		}
+	}
+}
+
 func (s *sim) view() model.View {
-	v := model.View{Self: "", Silent: map[string]time.Duration{}}
+	v := model.View{Self: "", Silent: map[string]time.Duration{}, Granted: map[string]time.Duration{}}
 	for _, n := range s.nodes {
+		v.Granted[n.id] = s.now.Sub(s.granted[n.id])
 		v.Silent[n.id] = 0
 		if !n.up {
 			v.Silent[n.id] = s.now.Sub(n.since)
@@ -311,7 +384,8 @@ func brief(c model.Command) string {
 
 func (s *sim) act(n *simNode) {
 	st := s.log[n.seen]
-	own := model.Own{Processes: n.procs, Packages: n.pkgs, Busy: map[string]bool{}, Failures: n.failures}
+	own := model.Own{Processes: n.procs, Packages: n.pkgs, Busy: map[string]bool{}, Failures: n.failures,
+		Leased: s.now.Before(n.lease.Add(-model.LeaseTerm))}
 	for k := range n.busy {
 		own.Busy[k] = true
 	}
@@ -385,6 +459,9 @@ func (s *sim) perform(n *simNode, b simStep) {
 		if spec.Spec.Command[1] == "broken" || s.rng.Float64() < n.flaky {
 			s.failed(n, r, b.step.Row, claim)
 			return
+		}
+		if spec.Exclusive && !s.now.Before(n.lease.Add(-model.LeaseTerm)) {
+			return // the keeper refuses it
 		}
 		if p := n.procs[b.step.Row]; !p.Running {
 			s.started(n, b)
@@ -627,12 +704,12 @@ func TestSimulation(t *testing.T) {
 	case testing.Short():
 		runs = 16
 	}
-	var moves, returns atomic.Int64
+	var moves, returns, taken atomic.Int64
 	t.Cleanup(func() {
-		if !t.Failed() && (moves.Load() == 0 || returns.Load() == 0) {
-			t.Error("no state was moved, or none returned: the simulation shows nothing of it")
+		if !t.Failed() && (moves.Load() == 0 || returns.Load() == 0 || taken.Load() == 0) {
+			t.Error("no state was moved, or none returned, or none taken over: the simulation shows nothing of it")
 		}
-		t.Logf("%d states moved, %d asked to return", moves.Load(), returns.Load())
+		t.Logf("%d states moved, %d asked to return, %d taken over", moves.Load(), returns.Load(), taken.Load())
 	})
 	for seed := range uint64(runs) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -646,6 +723,8 @@ func TestSimulation(t *testing.T) {
 			s.deploy("hasty", s.simModel(4+int(seed%11), "3", "")) // whatever the second has come to
 			s.storm(100)
 			s.await(10 * time.Minute)
+			s.absence()
+			s.await(10 * time.Minute)
 			before, _ := s.state.Manifest(simSystem, s.state.Systems.At(simSystem).Generation)
 			s.deploy("broken", s.simModel(6, "3", "s03"))
 			s.await(10 * time.Minute)
@@ -656,6 +735,7 @@ func TestSimulation(t *testing.T) {
 			s.noNews()
 			moves.Add(int64(s.moves))
 			returns.Add(int64(s.returns))
+			taken.Add(int64(s.taken))
 		})
 	}
 }
@@ -670,6 +750,26 @@ func (s *sim) noNews() {
 	if now := s.state.Systems.At(simSystem); now != was {
 		s.fatal("new leaders changed a settled system: %+v to %+v", was, now)
 	}
+}
+
+// absence has a node away for long enough that its states go on elsewhere, and back again.
+func (s *sim) absence() {
+	n := s.nodes[s.rng.IntN(len(s.nodes))]
+	for key := range n.procs { // rather one that has a state
+		if !s.state.Rows.At(key).Managed {
+			n = s.nodes[s.rng.IntN(len(s.nodes))]
+		}
+		break
+	}
+	if s.rng.IntN(2) == 0 {
+		s.crash(n)
+	} else {
+		s.cutOff(n)
+	}
+	for range 100 + s.rng.IntN(500) {
+		s.turn()
+	}
+	s.back(n)
 }
 
 // storm lets things go wrong for a number of turns, then brings every node back.
