@@ -154,7 +154,7 @@ func (a *agent) turn(ctx context.Context) time.Time {
 func (a *agent) own(s *model.State) model.Own {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	own := model.Own{Processes: maps.Clone(a.seen), Packages: maps.Clone(a.packages), Busy: map[string]bool{}, Failures: maps.Clone(a.failures)}
+	own := model.Own{Processes: maps.Clone(a.seen), Packages: maps.Clone(a.packages), Busy: map[string]bool{}, Failures: maps.Clone(a.failures), Leased: a.n.lease.left() > 0}
 	for k := range a.running {
 		own.Busy[k] = true
 	}

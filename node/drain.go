@@ -40,7 +40,7 @@ func (n *Node) postWhatIf(r *http.Request) (any, error) {
 
 // whatIf plans the adaptation of every system to changed nodes.
 func whatIf(s *model.State, change func(model.Node) model.Node, ids []string) ([]api.Plan, error) {
-	then := model.WithNodes(s, change, ids...)
+	then := model.WithTakeOvers(model.WithNodes(s, change, ids...), time.Now())
 	plans := []api.Plan{}
 	for name := range s.Systems.All() {
 		in, ok := s.Intent(name, s.Systems.At(name).Intent)

@@ -42,6 +42,7 @@ func (n *Node) watchKeeper(ctx context.Context) error {
 			return nil
 		}
 		n.log.Warn("the keeper is gone; starting another", "err", err)
+		n.lease.set(0) // the next one knows of none
 		n.note(Noted{Kind: "keeper", Message: "the keeper died, and its services with it; starting them again"})
 		k, err := n.ensureKeeper(ctx)
 		if err != nil {

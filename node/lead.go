@@ -26,7 +26,10 @@ func (n *Node) lead(ctx context.Context, term uint64) {
 	n.log.Info("leading", "term", term)
 	n.note(Noted{Kind: "leader", Message: "this node leads now"})
 	defer n.log.Info("not leading any more", "term", term)
-	w := newWatchman(n)
+	g := newGrants(term)
+	n.grants.Store(g)
+	defer n.grants.Store(nil)
+	w := newWatchman(n, g)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -83,6 +86,10 @@ func (n *Node) noteDecision(cmds []model.Command) {
 		switch c := c.(type) {
 		case model.MarkDown:
 			n.note(Noted{Kind: "down", Message: "node " + s.NodeName(c.ID) + " is down: " + c.Why})
+		case model.Fence:
+			n.note(Noted{Kind: "fenced", Message: "node " + s.NodeName(c.ID) + " is fenced: nothing exclusive runs there any more"})
+		case model.TakeOver:
+			n.note(Noted{Kind: "take-over", System: c.System, Service: c.Service, Message: tookOver(s, c)})
 		case model.MarkUp:
 			n.note(Noted{Kind: "up", Message: "node " + s.NodeName(c.ID) + " is back"})
 		case model.Begin:
@@ -91,6 +98,13 @@ func (n *Node) noteDecision(cmds []model.Command) {
 			n.note(Noted{Kind: string(c.Outcome), System: c.System, Message: strings.TrimSuffix(fmt.Sprintf("generation %d: %s", c.Generation, c.Reason), ": ")})
 		}
 	}
+}
+
+// tookOver states what may be lost.
+func tookOver(s *model.State, c model.TakeOver) string {
+	at := s.Snapshots.At(model.SnapshotKey(c.System, c.Service, c.Container, c.Snapshot)).At
+	return fmt.Sprintf("its state goes on from snapshot %d, of %s: what was written after that is on %s only, which is down",
+		c.Snapshot, at.UTC().Format(time.RFC3339), s.NodeName(c.Node))
 }
 
 func (n *Node) pause(ctx context.Context, d time.Duration) {
@@ -126,14 +140,15 @@ type watchman struct {
 	n       *Node
 	changed chan struct{} // a node fell silent or was heard again
 	began   time.Time
+	grants  *grants
 
 	mu     sync.Mutex // guards what follows
 	late   time.Duration
 	asking map[string]bool
 }
 
-func newWatchman(n *Node) *watchman {
-	return &watchman{n: n, changed: make(chan struct{}, 1), began: time.Now(), asking: map[string]bool{}}
+func newWatchman(n *Node, g *grants) *watchman {
+	return &watchman{n: n, grants: g, changed: make(chan struct{}, 1), began: time.Now(), asking: map[string]bool{}}
 }
 
 // run probes every node that was not heard lately, twice a second: what raft servers say keeps them heard anyway. The worst lateness of its own ticker, halved at each tick, says how far this
@@ -225,6 +240,7 @@ func (w *watchman) view() model.View {
 		}
 		v.Silent[id] = now.Sub(heard)
 	}
+	v.Granted = w.grants.since(slices.Collect(maps.Keys(v.Silent)))
 	return v
 }
 

@@ -39,13 +39,15 @@ type Node struct {
 	fetches keyedLock
 	builds  builder
 	shared  sharedPorts
-	keyed   atomic.Bool // the store has the cluster's key
+	lease   lease
+	grants  atomic.Pointer[grants] // nil unless this node leads
+	keyed   atomic.Bool            // the store has the cluster's key
 
 	undo []func() // what open did, in order
 }
 
 // agentNice puts the agent before others where it may (root): on a machine without idle time a leader that has to wait for
-// its turn loses its lease of 200 ms. Services, builds and tools run as ever.
+// its turn loses its lease of 250 ms. Services, builds and tools run as ever.
 const agentNice = -10
 
 // Run is an agent from start to end: it returns when ctx ends, after an orderly stop, or when it cannot go on.
@@ -212,6 +214,8 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.sharedPortsLoop)
 	run(n.collectLoop)
 	run(n.keepSnapshotsLoop)
+	run(n.leaseLoop)
+	run(n.lapseLoop)
 	run(n.renewLoop)
 	run(n.announceLoop)
 	run(func(ctx context.Context) error { n.fsm.ShapeLoop(ctx); return nil })

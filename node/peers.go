@@ -24,6 +24,7 @@ import (
 //
 //	POST /raft/forward   a log entry for the leader             (raftfsm)
 //	GET  /raft/index     the leader's read index                (raftfsm)
+//	POST /lease          until when exclusive services may run   (leader)
 //	POST /sign           a leaf for a member's key              (leader)
 //	GET  /observed       what runs on that node                 (any)
 //	GET  /unanswered     shared ports that it cannot answer     (any)
@@ -271,6 +272,7 @@ func (n *Node) peerRoutes() http.Handler {
 	mux.HandleFunc("POST /hold", n.handleBytes(func(ctx context.Context, b []byte) ([]byte, error) {
 		return nil, n.fetchTrees(ctx, strings.Fields(string(b)))
 	}))
+	mux.HandleFunc("POST /lease", n.handleBytes(n.handleLease))
 	mux.HandleFunc("POST /ahead", n.handleBytes(n.handleAhead))
 	mux.HandleFunc("POST /warm", n.handleBytes(func(ctx context.Context, b []byte) ([]byte, error) {
 		var of [3]string

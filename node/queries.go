@@ -187,10 +187,25 @@ func instance(s *model.State, r model.Row, seen map[string]observation) api.Inst
 	if o.Trouble != "" && i.Reason == "" {
 		i.Reason = o.Trouble
 	}
+	if why := waitsForNode(s, r); why != "" {
+		i.Reason += "; " + why
+	}
 	if r.Phase == model.Prepared || r.Phase == model.Planned {
 		i.Reason = cmp.Or(i.Reason, waitReason(s, r))
 	}
 	return i
+}
+
+// waitsForNode says why nobody else goes on with the state of a lost row.
+func waitsForNode(s *model.State, r model.Row) string {
+	if r.Phase != model.Lost || r.Obsolete || !r.Managed {
+		return ""
+	}
+	_, wait, why := model.TakeOverOf(s, r.CustodyKey(), time.Now())
+	if why == "" {
+		return fmt.Sprintf("its state is taken over from a copy once the node has been fenced for %v", wait)
+	}
+	return "its state waits for the node: " + why
 }
 
 func waitReason(s *model.State, r model.Row) string {

@@ -65,7 +65,7 @@ func (a *agent) fetch(ctx context.Context, tree string) {
 // instance is the row as the modules know it.
 func (a *agent) instance(s *model.State, r model.RowSpec, claim uint64) activate.Instance {
 	d := a.n.dir
-	in := activate.Instance{ID: r.Key, Service: r.Service, Node: s.NodeName(r.Node), Container: r.Container, Type: r.Spec.Type, Managed: r.Managed,
+	in := activate.Instance{ID: r.Key, Service: r.Service, Node: s.NodeName(r.Node), Container: r.Container, Type: r.Spec.Type, Managed: r.Managed, Exclusive: r.Exclusive,
 		StateDir: d.state(r.System, r.Service), RunDir: d.run(r.Key), LogDir: d.logs(r.System), Attempt: a.nextAttempt(r.Key, claim), Epoch: claim,
 		Spec: activate.Spec{Command: r.Spec.Command, Env: r.Spec.Env, Dir: r.Spec.Dir, User: r.Spec.User, UID: r.Spec.UID, GID: r.Spec.UID,
 			Host: r.Spec.Host, Ports: r.Spec.Ports, Grace: r.Spec.Grace, StartDeadline: r.Spec.StartWait,
@@ -157,8 +157,8 @@ func (a *agent) stopInstance(ctx context.Context, in activate.Instance) error {
 }
 
 func (a *agent) startFailed(ctx context.Context, r model.Row, claim uint64, err error) {
-	if ctx.Err() != nil {
-		return // the agent stops, or the row became obsolete: no fault of the service
+	if ctx.Err() != nil || r.Exclusive && a.n.lease.left() <= 0 {
+		return // the agent stops, or the row became obsolete, or the lease ended: no fault of the service
 	}
 	reason, output := describe(err)
 	a.n.log.Warn("starting", "service", r.Service, "reason", reason)
@@ -323,6 +323,9 @@ func (a *agent) countDeath(s *model.State, p activate.Running) {
 		return
 	}
 	a.counted[p.ID] = p.Attempt
+	if p.Exit.Unleased {
+		return
+	}
 	f := a.failures[p.ID]
 	if f.Claim != r.Claim || f.Retry != r.Retry || p.Exit.After > model.SteadyAfter {
 		f = model.Failure{Claim: r.Claim, Retry: r.Retry}

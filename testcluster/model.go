@@ -40,6 +40,7 @@ type Service struct {
 	Env                                   map[string]string // more environment, as text
 	Package                               string            // content of a file in its package: another one is another package
 	Extra                                 string            // more HCL, in its block
+	Policy                                string            // more HCL, in its state block
 }
 
 // portNone is for services that listen nowhere.
@@ -192,6 +193,7 @@ func (m Model) service(b *strings.Builder, s Service) {
 		if s.Copies > 0 {
 			fmt.Fprintf(b, "    copies  = %d\n", s.Copies)
 		}
+		b.WriteString(s.Policy)
 		b.WriteString("  }\n")
 	}
 	b.WriteString(s.Extra + "}\n\n")

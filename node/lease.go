@@ -1,0 +1,218 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/isonomia-mesh/isonomia/activate/keeper"
+	"github.com/isonomia-mesh/isonomia/model"
+	"github.com/isonomia-mesh/isonomia/node/api"
+	"github.com/isonomia-mesh/isonomia/raftfsm"
+)
+
+// One lease for each node that has anything exclusive: it asks the leader every two seconds, and tells its keeper until
+// when it may go on. Processes are the keeper's to end, agent alive or not. What no process of ours stands for (a database
+// in a server, a file that others open) is the agent's to stop: with the agent dead it stays reachable on a node that is
+// cut off, and that is a limit of exclusivity.
+
+// leaseTry bounds one question to the leader. What is left of a lease when it should be renewed is more than three of them.
+const leaseTry = time.Second
+
+// leaseWindow is how long a leader waits for others to ask before it proves to all of them at once that it still leads.
+const leaseWindow = 100 * time.Millisecond
+
+// lease is this node's own.
+type lease struct {
+	mu    sync.Mutex
+	until time.Duration // on keeper.Boottime: what the keeper was told; 0: nothing
+}
+
+func (l *lease) set(until time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.until = until
+}
+
+// left is how long exclusive instances may still be started; not positive: they may not.
+func (l *lease) left() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.until - model.LeaseTerm - keeper.Boottime()
+}
+
+// leaseLoop holds the lease while anything exclusive is here.
+func (n *Node) leaseLoop(ctx context.Context) error {
+	changed, stop := n.fsm.Watch()
+	defer stop()
+	for ctx.Err() == nil {
+		if !model.NeedsLease(n.fsm.State(), n.id.ID) {
+			waitAny(ctx, time.Time{}, changed)
+			continue
+		}
+		held := n.lease.left() > 0
+		err := n.renewLease(ctx)
+		switch {
+		case err == nil && !held:
+			n.agent.poke()
+			fallthrough
+		case err == nil:
+			n.pause(ctx, model.LeaseEvery)
+		default:
+			n.log.Info("renewing the lease", "err", err)
+			n.pause(ctx, leaseTry/4)
+		}
+	}
+	return nil
+}
+
+// renewLease asks once. The lease runs from before the question.
+func (n *Node) renewLease(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseTry)
+	defer cancel()
+	until := keeper.Boottime() + model.LeaseTTL
+	if err := n.askLease(ctx, n.fsm.State().Nodes.At(n.id.ID).Epoch); err != nil {
+		return err
+	}
+	err := n.keeper.Renew(ctx, keeper.Lease{Until: until, Term: model.LeaseTerm, Kill: model.LeaseKill})
+	if err != nil {
+		return err
+	}
+	n.lease.set(until)
+	return nil
+}
+
+func (n *Node) askLease(ctx context.Context, epoch uint64) error {
+	leader := n.fsm.Leader()
+	if leader == n.id.ID {
+		return n.grantLease(ctx, n.id.ID, epoch)
+	}
+	body, _ := json.Marshal(epoch) // a number always encodes
+	_, err := n.peers.call(ctx, leader, http.MethodPost, "/lease", body)
+	return err
+}
+
+func (n *Node) handleLease(ctx context.Context, body []byte) ([]byte, error) {
+	var epoch uint64
+	if err := json.Unmarshal(body, &epoch); err != nil {
+		return nil, fmt.Errorf("that is no epoch: %w", err)
+	}
+	return nil, n.grantLease(ctx, peerID(ctx), epoch)
+}
+
+// grants is what the leader of a term remembers of leases.
+type grants struct {
+	term  uint64
+	began time.Time
+
+	mu sync.Mutex
+	at map[string]time.Time // by node id: when it was granted one last
+}
+
+func newGrants(term uint64) *grants {
+	return &grants{term: term, began: time.Now(), at: map[string]time.Time{}}
+}
+
+// grantLease says that a node may go on. A later leader fences nobody before it has led for longer than a lease runs, and
+// this one still leads: an entry that was appended after the question is committed.
+func (n *Node) grantLease(ctx context.Context, id string, epoch uint64) error {
+	g := n.grants.Load()
+	if g == nil {
+		return errNoLeader
+	}
+	if why := model.CanLease(n.fsm.State(), id, epoch); why != "" {
+		return refuseLease(why)
+	}
+	if err := n.fsm.Prove(ctx, g.term, leaseWindow); err != nil {
+		if errors.Is(err, raftfsm.ErrNotLeader) {
+			return errNoLeader
+		}
+		return err
+	}
+	g.mu.Lock()
+	g.at[id] = time.Now() // before State is looked at: whoever marks the node down from here on sees this grant
+	g.mu.Unlock()
+	if n.grants.Load() != g {
+		return errNoLeader // a later term of this node's would not know of it
+	}
+	if why := model.CanLease(n.fsm.State(), id, epoch); why != "" {
+		return refuseLease(why)
+	}
+	return nil
+}
+
+func refuseLease(why string) error {
+	return &api.Error{Code: api.CodeConflict, Message: "no lease: " + why}
+}
+
+// since is how long ago each node was granted a lease by this leader.
+func (g *grants) since(ids []string) map[string]time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := map[string]time.Duration{}
+	for _, id := range ids {
+		last, ok := g.at[id]
+		if !ok {
+			last = g.began
+		}
+		out[id] = time.Since(last)
+	}
+	return out
+}
+
+// lapseLoop stops what is exclusive and no process of the keeper's when the lease is about to end.
+func (n *Node) lapseLoop(ctx context.Context) error {
+	for ctx.Err() == nil {
+		left := n.lease.left()
+		if left > 0 {
+			waitAny(ctx, time.Now().Add(left))
+			continue
+		}
+		if n.lease.lapsed() {
+			n.agent.lapse(ctx)
+		}
+		waitAny(ctx, time.Now().Add(model.LeaseTerm/3))
+	}
+	return nil
+}
+
+// lapsed says, once for each time that a lease ends, that it did.
+func (l *lease) lapsed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	over := l.until > 0 && l.until-model.LeaseTerm <= keeper.Boottime()
+	if over {
+		l.until = 0
+	}
+	return over
+}
+
+// lapse stops the exclusive instances that have no process, and says what happened. The rows stay as they are: when there
+// is a lease again, Next has them started in place.
+func (a *agent) lapse(ctx context.Context) {
+	s := a.n.fsm.State()
+	if !model.NeedsLease(s, a.n.id.ID) {
+		return
+	}
+	a.n.log.Warn("the lease is not renewed: exclusive services end here")
+	a.n.note(Noted{Kind: "lease", Message: "no leader has renewed this node's lease: its exclusive services are stopped until one does"})
+	for _, r := range s.Rows.Prefix(a.n.id.ID + "/") {
+		k := a.n.kind(r.Spec.Type)
+		if !r.Exclusive || r.Phase != model.Active || k == nil || k.kept || !a.reserve(r.Key, model.StepStop) {
+			continue
+		}
+		a.steps.Go(func() {
+			defer a.poke()
+			defer a.clearRunning(r.Key)
+			ctx, cancel := context.WithTimeout(ctx, model.LeaseTTL)
+			defer cancel()
+			if err := a.stopInstance(ctx, a.instance(s, r.RowSpec, r.Claim)); err != nil {
+				a.n.log.Warn("stopping for lack of a lease", "service", r.Service, "err", err)
+			}
+		})
+	}
+}
