@@ -18,9 +18,13 @@ type identity struct {
 	user *keeper.User // nil: as the agent
 }
 
-// identify resolves the spec's user. Only root can run as somebody else, and root says as whom: nothing runs as root
-// because a field was forgotten.
-func identify(in activate.Instance) (identity, error) {
+// identify resolves the spec's user for an agent that runs as this process does.
+func identify(in activate.Instance) (identity, error) { return identifyFor(in, os.Geteuid()) }
+
+// identifyFor resolves the spec's user. Only root can run as somebody else, and root says as whom: nothing runs as root
+// because a field was forgotten. Whoever decided on a uid of the service's own did not know as whom the agent of its node
+// runs: one that is not root runs what names no user as itself.
+func identifyFor(in activate.Instance, agent int) (identity, error) {
 	s := in.Spec
 	id := identity{name: in.Service, home: in.StateDir}
 	uid, gid := s.UID, s.GID
@@ -37,9 +41,9 @@ func identify(in activate.Instance) (identity, error) {
 			return identity{}, fmt.Errorf("find user %q: gid %q", s.User, u.Gid)
 		}
 	}
-	if os.Geteuid() != 0 {
-		if (s.User != "" || uid != 0) && uid != os.Geteuid() {
-			return identity{}, fmt.Errorf("run as uid %d: only an agent of root can", uid)
+	if agent != 0 {
+		if s.User != "" && uid != agent {
+			return identity{}, fmt.Errorf("run as user %q: only an agent of root can", s.User)
 		}
 		return id, nil
 	}

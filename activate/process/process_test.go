@@ -310,6 +310,19 @@ func TestUserOfItsOwn(t *testing.T) {
 	}
 }
 
+// A uid is reserved for every service, also where the agent cannot use it.
+func TestAgentThatIsNotRoot(t *testing.T) {
+	t.Parallel()
+	in := activate.Instance{Service: "web", StateDir: "/state", Spec: activate.Spec{UID: 70000, GID: 70000, Groups: []int{70001}}}
+	if id, err := identifyFor(in, 1000); err != nil || id.user != nil || id.name != "web" || id.home != "/state" {
+		t.Errorf("without a user it runs as %+v: %v", id, err)
+	}
+	in.Spec.User = "root"
+	if id, err := identifyFor(in, 1000); err == nil || !strings.Contains(err.Error(), `user "root": only an agent of root`) {
+		t.Errorf("as root it runs as %+v: %v", id, err)
+	}
+}
+
 func TestDirectoriesAreNotMadeThroughLinks(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
