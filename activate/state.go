@@ -58,7 +58,8 @@ type Payload struct {
 	Dir string
 
 	// Facts are what was seen while dumping, for Verify and for people: rows of each table, a revision. They are small
-	// and the same for the same state.
+	// and the same for the same state. nil: nobody saw any, as with an archive from elsewhere; then Verify only looks
+	// whether what was loaded is sound.
 	Facts map[string]string
 
 	// Ownership says that owners, modes and times of the files are part of the state. Otherwise names and contents are
@@ -96,12 +97,12 @@ func (e *FactsError) Error() string {
 	return s
 }
 
-// CompareFacts returns a *FactsError unless got is want.
+// CompareFacts returns a *FactsError unless got is want, or nothing is known of what it should be: want is nil.
 func CompareFacts(want, got map[string]string) error {
-	all := maps.Clone(want)
-	if all == nil {
-		all = map[string]string{}
+	if want == nil {
+		return nil
 	}
+	all := maps.Clone(want)
 	maps.Copy(all, got)
 	var e FactsError
 	for _, name := range slices.Sorted(maps.Keys(all)) {

@@ -9,7 +9,8 @@ func TestCompareFacts(t *testing.T) {
 		err       string
 	}{
 		{nil, nil, ""},
-		{nil, map[string]string{}, ""},
+		{nil, map[string]string{"rows.a": "1"}, ""},
+		{map[string]string{}, map[string]string{"rows.a": "1"}, "the state is not what was dumped: rows.a: 1, not absent"},
 		{map[string]string{"rows.a": "1"}, map[string]string{"rows.a": "1"}, ""},
 		{map[string]string{"rows.a": "1"}, map[string]string{"rows.a": "2"}, "the state is not what was dumped: rows.a: 2, not 1"},
 		{map[string]string{"rows.a": "1"}, nil, "the state is not what was dumped: rows.a: absent, not 1"},

@@ -116,6 +116,12 @@ func (s *State) NewestSnapshot(custodyKey string, such func(Snapshot) bool) (Sna
 	return Snapshot{}, false
 }
 
+// NewestOwn is NewestSnapshot without what was brought in from outside and never restored: that is nothing to go on from
+// unless an operator says so.
+func (s *State) NewestOwn(custodyKey string, such func(Snapshot) bool) (Snapshot, bool) {
+	return s.NewestSnapshot(custodyKey, func(snap Snapshot) bool { return snap.Of > 0 && such(snap) })
+}
+
 // SnapshotByID gives the newest kept generation of a component with that content.
 func (s *State) SnapshotByID(custodyKey, id string) (Snapshot, bool) {
 	return s.NewestSnapshot(custodyKey, func(snap Snapshot) bool { return snap.ID == id })

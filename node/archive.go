@@ -86,9 +86,8 @@ func (n *Node) putArchive(r *http.Request) (any, error) {
 	case info.Files == 0:
 		return nil, &api.Error{Code: api.CodeUsage, Message: "the archive has no files", Hint: "An empty state would replace what there is."}
 	}
-	now := time.Now().UTC()
 	snap, fresh, err := n.catalogue(r.Context(), model.Snapshot{System: row.System, Service: row.Service, Container: row.Container, Type: row.Spec.Type,
-		ID: info.Root.String(), Size: int64(info.Bytes), Stored: int64(info.Stored), Files: int64(info.Files), Node: n.id.ID, At: now, Checked: now,
+		ID: info.Root.String(), Size: int64(info.Bytes), Stored: int64(info.Stored), Files: int64(info.Files), Node: n.id.ID, At: time.Now().UTC(),
 		Ownership: true, Why: "imported"}, true)
 	return api.SnapshotTaken{Snapshot: n.describe(snap), New: fresh}, err
 }

@@ -135,7 +135,7 @@ func statesOf(s *model.State, id string) []api.RemovedState {
 		}
 		system, service, _ := model.SplitCustodyKey(key)
 		st := api.RemovedState{System: system, Service: service}
-		snap, ok := s.NewestSnapshot(key, func(snap model.Snapshot) bool {
+		snap, ok := s.NewestOwn(key, func(snap model.Snapshot) bool {
 			return slices.ContainsFunc(snap.Holders, func(h string) bool { return h != id && s.Nodes.Has(h) })
 		})
 		if ok {

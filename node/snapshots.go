@@ -290,7 +290,8 @@ func (a *agent) restoreTo(ctx context.Context, r model.Row, snap model.Snapshot)
 			err = fmt.Errorf("restore generation %d of %s: %w", snap.Generation, r.Service, err)
 			return errors.Join(err, a.n.noteRestoring(r.RowSpec, safety)) // gone through before it is started
 		}
-		snap.Node, snap.At, snap.Why, snap.Stored = a.n.id.ID, time.Now().UTC(), fmt.Sprintf("generation %d restored", snap.Generation), 0
+		snap.Checked = time.Now().UTC() // loaded and verified: also what came from outside
+		snap.Node, snap.At, snap.Why, snap.Stored = a.n.id.ID, snap.Checked, fmt.Sprintf("generation %d restored", snap.Generation), 0
 		now, _, err := a.n.catalogue(ctx, snap, false)
 		out.Now = now.Generation
 		return errors.Join(err, a.n.doneRestoring(r.RowSpec))

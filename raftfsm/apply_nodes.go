@@ -224,7 +224,7 @@ func (t *tx) removeNode(c model.RemoveNode) model.Result {
 	return model.Result{}
 }
 
-// inherit finds for the states that a removed node had, or that came from it, the newest snapshot that a member holds. A
+// inherit finds for the states that a removed node had, or that came from it, the newest snapshot of theirs that a member holds. A
 // state of which there is none is gone with the node.
 func (t *tx) inherit(node string, at time.Time) {
 	for key, c := range t.s.Custody.All() {
@@ -233,7 +233,7 @@ func (t *tx) inherit(node string, at time.Time) {
 		}
 		if c.Wanted != "" && t.heldByMember(key, c.Wanted) {
 			t.setCustody(key, model.Custody{Snapshot: c.Wanted, Epoch: t.index, Timeline: c.Next}, at)
-		} else if newest, ok := t.s.NewestSnapshot(key, t.held); ok {
+		} else if newest, ok := t.s.NewestOwn(key, t.held); ok {
 			t.s.Custody = t.s.Custody.Set(key, model.Custody{Snapshot: newest.ID, Epoch: t.index, Timeline: newest.Timeline})
 		} else {
 			t.s.Custody = t.s.Custody.Delete(key)

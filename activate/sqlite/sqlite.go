@@ -95,6 +95,9 @@ func (m *Module) Dump(ctx context.Context, in activate.Instance, dir string, fin
 
 // Load puts the payload's database in the place of the state.
 func (m *Module) Load(_ context.Context, in activate.Instance, p activate.Payload) error {
+	if fi, err := os.Lstat(filepath.Join(p.Dir, file)); err != nil || !fi.Mode().IsRegular() {
+		return fmt.Errorf("load %q: what should be loaded has no file %q: it is no state of a %s", in.Service, file, Type)
+	}
 	return m.Make(in, true, func(dir string) error {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
