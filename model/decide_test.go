@@ -223,6 +223,27 @@ func TestTrimKeepsWhatARollbackReaches(t *testing.T) {
 	}
 }
 
+// TestHistoryOutlivesAnAdaptation: who deployed what runs, and why, is known after its node has died.
+func TestHistoryOutlivesAnAdaptation(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 2)
+	c.run(service("a", port))
+	for range 3 {
+		for _, node := range []string{"n1", "n2"} {
+			c.down(node)
+			c.decide()
+			c.settle()
+			c.up(node)
+		}
+	}
+	if newest := c.s.Systems.At("default").Generation; newest < 2 {
+		t.Fatalf("generation %d: nothing was adapted", newest)
+	}
+	if g, ok := c.s.Generation("default", 1); !ok || g.Kind != model.KindDeploy {
+		t.Errorf("the deployment's generation is %+v", g)
+	}
+}
+
 // TestReasons is what an operator reads in a plan.
 func TestReasons(t *testing.T) {
 	t.Parallel()

@@ -44,12 +44,13 @@ type State struct {
 
 // Bounds of tables; Apply trims to them.
 const (
-	MaxIntents   = 50    // per system, beyond those a rollback can reach
-	MaxProposals = 1000  //
-	MaxPending   = 16    //
-	MaxTokens    = 1000  //
-	MaxBuilds    = 10000 //
-	MaxNodes     = 2000  //
+	MaxIntents     = 50    // per system, beyond those a rollback can reach
+	MaxGenerations = 50    // per system, beyond those of the intents that are kept
+	MaxProposals   = 1000  //
+	MaxPending     = 16    //
+	MaxTokens      = 1000  //
+	MaxBuilds      = 10000 //
+	MaxNodes       = 2000  //
 )
 
 // Cluster is what is true of the cluster as a whole.

@@ -7,10 +7,13 @@ import (
 )
 
 // trim drops the intents of a system beyond model.MaxIntents, except the newest of those that a rollback can still
-// reach, and then the generations older than any intent that is kept, with the row specs that only they had.
+// reach, and then the generations older than any intent that is kept, with the row specs that only they had. The newest
+// model.MaxGenerations stay in any case, for the history: an intent that adapted to a change of nodes has its own
+// generation, by whom and why, before its last.
 func (t *tx) trim(system string) {
 	keep := t.keptIntents(system)
-	oldest := t.s.Systems.At(system).Generation
+	newest := t.s.Systems.At(system).Generation
+	oldest := newest - min(newest, model.MaxGenerations) + 1
 	for key, in := range t.s.Intents.Prefix(system + "/") {
 		if !keep[in.Number] {
 			t.s.Intents = t.s.Intents.Delete(key)
