@@ -261,7 +261,16 @@ func (a *agent) start(ctx context.Context, s *model.State, st model.Step, claim 
 			return
 		}
 		a.perform(ctx, s, st, claim)
+		a.seeClaim(ctx, claim)
 	}()
+}
+
+// seeClaim waits until this node's own State shows a claim. Before that Next would take the row for one that was never
+// tried, and try it again at once.
+func (a *agent) seeClaim(ctx context.Context, claim uint64) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, _ = a.n.fsm.Wait(ctx, claim) // later is fine too: the row is claimed once more then
 }
 
 // cancelObsolete gives up the start of rows that are not wanted any more, so that stopping them need not wait for a
