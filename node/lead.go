@@ -134,21 +134,21 @@ func waitAny(ctx context.Context, wake time.Time, chans ...<-chan struct{}) {
 	}
 }
 
-// watchman listens for the other nodes on behalf of the leader. Silence counts from when this term's leader began to
-// listen, on its own clock.
+// watchman listens for the other nodes on behalf of the leader. Silence counts from when this term's leader first saw the
+// node in State, on its own clock.
 type watchman struct {
 	n       *Node
 	changed chan struct{} // a node fell silent or was heard again
-	began   time.Time
 	grants  *grants
 
 	mu     sync.Mutex // guards what follows
 	late   time.Duration
 	asking map[string]bool
+	met    map[string]time.Time // when this leader first saw a node
 }
 
 func newWatchman(n *Node, g *grants) *watchman {
-	return &watchman{n: n, grants: g, changed: make(chan struct{}, 1), began: time.Now(), asking: map[string]bool{}}
+	return &watchman{n: n, grants: g, changed: make(chan struct{}, 1), asking: map[string]bool{}, met: map[string]time.Time{}}
 }
 
 // run probes every node that was not heard lately, twice a second: what raft servers say keeps them heard anyway. The worst lateness of its own ticker, halved at each tick, says how far this
@@ -223,20 +223,24 @@ func (w *watchman) look() {
 func (w *watchman) view() model.View {
 	v := model.View{Self: w.n.id.ID, Silent: map[string]time.Duration{}}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	v.Late = w.late
-	w.mu.Unlock()
-	now := time.Now()
-	for id := range w.n.fsm.State().Nodes.All() {
+	now, nodes := time.Now(), w.n.fsm.State().Nodes
+	maps.DeleteFunc(w.met, func(id string, _ time.Time) bool { return !nodes.Has(id) })
+	for id := range nodes.All() {
 		if id == w.n.id.ID {
 			v.Silent[id] = 0
 			continue
 		}
+		if w.met[id].IsZero() {
+			w.met[id] = now
+		}
 		heard := w.n.mesh.Heard(id)
-		if heard.Before(w.began) { // what an earlier term heard does not count against, nor for, the node
-			if now.Sub(w.began) < probeEvery*2 {
+		if met := w.met[id]; heard.Before(met) { // what was heard before does not count against, nor for, the node
+			if now.Sub(met) < probeEvery*2 {
 				continue
 			}
-			heard = w.began
+			heard = met
 		}
 		v.Silent[id] = now.Sub(heard)
 	}
