@@ -17,6 +17,7 @@ const (
 	deployKind   = "deploy"
 	undeployKind = "undeploy"
 	rollbackKind = "rollback"
+	restoreKind  = "restore"
 
 	// staleRetries is how often --yes plans again when somebody else was faster.
 	staleRetries = 3
@@ -267,7 +268,7 @@ func (op *operation) consent(ctx context.Context, plan api.Plan) (bool, error) {
 	if op.yes {
 		return true, nil
 	}
-	question := map[string]string{deployKind: "Deploy?", undeployKind: "Undeploy?", rollbackKind: "Roll back?"}[op.kind]
+	question := map[string]string{deployKind: "Deploy?", undeployKind: "Undeploy?", rollbackKind: "Roll back?", restoreKind: "Restore?"}[op.kind]
 	return op.ask(ctx, question)
 }
 

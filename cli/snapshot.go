@@ -135,31 +135,43 @@ func snapshotText(s api.SnapshotTaken) string {
 }
 
 func newRestoreCommand(c *console) *cobra.Command {
-	var system string
-	var yes bool
+	var system, node string
+	var yes, takeOver bool
 	cmd := &cobra.Command{
 		Use:   "restore [SERVICE[@GENERATION]]",
 		Short: "Replace services' state by a kept snapshot",
 		Long: "Replace the state of a service by a kept snapshot, the newest unless a generation is given; without a service, that\n" +
 			"of every service that has one by its newest. The service is stopped, a snapshot of what there is now is taken\n" +
 			"first, the snapshot is loaded and read back, and the service is started. What was written after the snapshot is\n" +
-			"gone from the service, and in the snapshot that was taken first.",
-		Example:           "  isonomia restore staff\n  isonomia restore staff@12 --yes",
+			"gone from the service, and in the snapshot that was taken first.\n\n" +
+			"With --node the service goes to that node, with the data of the snapshot, as a deployment. With --take-over a state\n" +
+			"whose node is down goes on elsewhere from the snapshot; what that node wrote since stays there.",
+		Example:           "  isonomia restore staff\n  isonomia restore staff@12 --yes\n  isonomia restore staff@12 --node n3\n  isonomia restore staff --take-over",
 		Args:              between(0, 1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			if (node != "" || takeOver) && len(args) == 0 {
+				return usagef("for example isonomia restore staff@12 --node n3", "--node and --take-over are for one service")
+			}
+			if node != "" {
+				return c.restoreOnto(cmd.Context(), system, args[0], node, yes)
+			}
 			wanted, err := restoreRequests(cmd.Context(), client, system, args)
 			if err != nil {
 				return err
 			}
 			if !yes {
 				question := fmt.Sprintf("Replace the state of %s? What there is now is kept as a snapshot.", strings.Join(restoredServices(wanted), ", "))
+				if takeOver {
+					question = fmt.Sprintf("Have %s go on from a snapshot? What its node, which is down, wrote since stays there only.", oneLine(wanted[0].Service))
+				}
 				if ok, err := c.ask(cmd.Context(), question); err != nil || !ok {
 					return err
 				}
 			}
 			done := []api.Restored{}
 			for _, req := range wanted {
+				req.TakeOver = takeOver
 				one, err := client.Restore(cmd.Context(), req)
 				if err != nil {
 					return err
@@ -180,7 +192,24 @@ func newRestoreCommand(c *console) *cobra.Command {
 	}
 	systemFlag(cmd, &system)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().StringVar(&node, "node", "", "have the service on this `NODE` from then on")
+	cmd.Flags().BoolVar(&takeOver, "take-over", false, "of a node that is down: go on elsewhere")
+	cmd.MarkFlagsMutuallyExclusive("node", "take-over")
 	return cmd
+}
+
+// restoreOnto plans, asks and watches like a deployment, which it is.
+func (c *console) restoreOnto(ctx context.Context, system, what, node string, yes bool) error {
+	service, generation, err := parseGeneration(what)
+	if err != nil {
+		return err
+	}
+	op := &operation{console: c, kind: restoreKind, yes: yes}
+	op.req = api.PlanRequest{System: system, Services: []string{service}, Node: node, Snapshot: generation}
+	if err := op.begin(); err != nil {
+		return err
+	}
+	return op.execute(ctx)
 }
 
 // restoreRequests is what to restore: what was named, or all that can be.
@@ -217,6 +246,10 @@ func restoredServices(reqs []api.RestoreRequest) (names []string) {
 }
 
 func sayRestored(c *console, done api.Restored) {
+	if done.Node == "" {
+		c.sayf("%s goes on from generation %d (%s), on another node; see isonomia status.", oneLine(done.Service), done.Generation, byteSize(done.Size))
+		return
+	}
 	c.sayf("%s on %s has the state of generation %d again (%s), as generation %d; it was stopped for %v.", oneLine(done.Service), oneLine(done.Node),
 		done.Generation, byteSize(done.Size), done.Now, done.Pause.Round(time.Millisecond))
 	c.sayf("What it was is generation %d: isonomia restore %s@%d goes back to it.", done.Safety, oneLine(done.Service), done.Safety)

@@ -40,7 +40,7 @@ func (w *watcher) follow(ctx context.Context, timeout time.Duration) (api.WatchE
 	started := w.now()
 	w.track.brief = w.live && !w.json
 	show := newDisplay(w.console)
-	bar := show.meter(map[string]string{deployKind: "deploying", undeployKind: "undeploying", rollbackKind: "rolling back"}[w.kind])
+	bar := show.meter(map[string]string{deployKind: "deploying", undeployKind: "undeploying", rollbackKind: "rolling back", restoreKind: "restoring"}[w.kind])
 	last, err := w.stream(ctx, show, bar)
 	bar.end()
 	show.close()

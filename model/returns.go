@@ -33,11 +33,16 @@ func ChooseReturns(s *State, system string, target Intent) (returns []Return, la
 			lack = append(lack, r.Service)
 			continue
 		}
-		line := fmt.Sprintf("%d from %d", s.Systems.At(system).Generation+1, snap.Generation)
-		returns = append(returns, Return{r.Service, r.Container, snap.ID, line})
+		returns = append(returns, ReturnTo(s, snap))
 	}
 	slices.Sort(lack)
 	return returns, slices.Compact(lack)
+}
+
+// ReturnTo brings the data back to a snapshot in the system's next generation.
+func ReturnTo(s *State, snap Snapshot) Return {
+	line := fmt.Sprintf("%d from %d", s.Systems.At(snap.System).Generation+1, snap.Generation)
+	return Return{snap.Service, snap.Container, snap.ID, line}
 }
 
 // touchedSince names the services that operators changed since a generation, and those that these use directly. That a

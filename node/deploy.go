@@ -38,8 +38,10 @@ func undertake(s *model.State, req api.PlanRequest) (undertaking, error) {
 		return undertakeUndeploy(s, system, req.Services)
 	case model.KindRollback:
 		return undertakeRollback(s, system, req)
+	case kindRestore:
+		return undertakeRestore(s, system, req)
 	}
-	return undertaking{}, &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("%q is not deploy, undeploy or rollback", req.Kind)}
+	return undertaking{}, &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("%q is not deploy, undeploy, rollback or restore", req.Kind)}
 }
 
 func undertakeDeploy(s *model.State, system string, req api.PlanRequest) (undertaking, error) {
@@ -299,7 +301,7 @@ func (n *Node) composeHere(ctx context.Context, req origin) (api.DeployReply, er
 		return api.DeployReply{}, &api.Error{Code: api.CodeStale, Message: "the cluster changed since the plan was made", Hint: "Look at a fresh plan."}
 	}
 	d := u.draft
-	d.ID, d.By, d.Why, d.At, d.Origin = req.Proposal, req.By, req.Why, time.Now().UTC(), cmp.Or(d.Origin, req.Origin)
+	d.ID, d.By, d.Why, d.At, d.Origin = req.Proposal, req.By, cmp.Or(req.Why, d.Why), time.Now().UTC(), cmp.Or(d.Origin, req.Origin)
 	res, err := n.proposeAll(ctx, u.plan.Commands(d))
 	if err != nil {
 		return api.DeployReply{}, err

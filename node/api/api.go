@@ -174,13 +174,16 @@ type BuildEvent struct {
 // PlanRequest is the body of POST /v1/plan.
 type PlanRequest struct {
 	System   string            `json:"system"`
-	Kind     string            `json:"kind"`               // deploy|undeploy|rollback
+	Kind     string            `json:"kind"`               // deploy|undeploy|rollback|restore
 	Files    map[string][]byte `json:"files,omitempty"`    // the model, for deploy
 	Packages map[string]string `json:"packages,omitempty"` // service -> tree id, for deploy
-	Services []string          `json:"services,omitempty"` // for undeploy: empty means all
+	Services []string          `json:"services,omitempty"` // for undeploy: empty means all; for restore: the one
 	To       uint64            `json:"to,omitempty"`       // for rollback: a generation; 0 means the one before
 	// WithState brings, for a rollback, the data of what changed back as well.
 	WithState bool `json:"with_state,omitempty"`
+	// Node is, for a restore, where the service will be, and Snapshot the generation of its state; 0: the newest.
+	Node     string `json:"node,omitempty"`
+	Snapshot uint64 `json:"snapshot,omitempty"`
 }
 
 // Change is one line of a Plan.

@@ -46,9 +46,11 @@ type RestoreRequest struct {
 	System     string `json:"system"`
 	Service    string `json:"service"`
 	Generation uint64 `json:"generation"` // 0: the newest
+	// TakeOver has a state whose node is down go on elsewhere from the snapshot: what the node wrote since is on it only.
+	TakeOver bool `json:"take_over,omitempty"`
 }
 
-// Restored is its answer.
+// Restored is its answer. After a take-over the service is not there yet: only Service, Generation and Size are known.
 type Restored struct {
 	Service    string        `json:"service"`
 	Node       string        `json:"node"`
