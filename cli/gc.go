@@ -27,7 +27,8 @@ func newGCCommand(c *console) *cobra.Command {
 		Long: "Delete, on every node that is up, what was left behind when a state went elsewhere, and the state of services that\n" +
 			"are not deployed any more; of the latter a last snapshot is kept. With --keep, snapshots beyond so many are dropped:\n" +
 			"of a service that is deployed never the newest nor the last proven one. --keep 0 drops all of services that are\n" +
-			"gone. What is to go is shown first. The space of snapshots and packages is freed by the nodes within some hours.",
+			"gone. What a copy that was left behind has and no snapshot has is kept as a stray snapshot before it is deleted;\n" +
+			"--strays drops those. What is to go is shown first. The space of snapshots and packages is freed by the nodes within some hours.",
 		Example:           "  isonomia gc\n  isonomia gc --service staff --keep 0 --yes",
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -41,6 +42,7 @@ func newGCCommand(c *console) *cobra.Command {
 	systemFlag(cmd, &g.req.System)
 	cmd.Flags().StringSliceVar(&g.req.Services, "service", nil, "only `SERVICE`; may be repeated")
 	cmd.Flags().IntVar(&g.keep, "keep", 0, "drop all but the newest `N` snapshots of each (default: none is dropped)")
+	cmd.Flags().BoolVar(&g.req.Strays, "strays", false, "drop stray snapshots: what only copies had that were left behind")
 	cmd.Flags().BoolVarP(&g.yes, "yes", "y", false, "go ahead without being asked")
 	return cmd
 }

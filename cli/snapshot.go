@@ -49,8 +49,9 @@ func newSnapshotsCommand(c *console) *cobra.Command {
 	return cmd
 }
 
-// newestSnapshots keeps the first of each service and container; the list is newest first.
+// newestSnapshots keeps the first of each service and container that is no stray; the list is newest first.
 func newestSnapshots(list []api.Snapshot) []api.Snapshot {
+	list = slices.DeleteFunc(list, func(s api.Snapshot) bool { return s.Stray })
 	return slices.CompactFunc(list, func(a, b api.Snapshot) bool { return a.Service == b.Service && a.Container == b.Container })
 }
 
@@ -59,9 +60,16 @@ func renderSnapshots(list []api.Snapshot, now time.Time, p painter, width int) s
 	t.head(p, "SERVICE", "GEN", "AGO", "SIZE", "STORED", "FILES", "HOLDERS", "ID", "WHY")
 	for _, s := range list {
 		t.row(plain(s.Service), plain(number(s.Generation)), plain(ago(now, s.At)), plain(byteSize(s.Size)), plain(byteSize(s.Stored)),
-			plain(strconv.FormatInt(s.Files, 10)), plain(strings.Join(s.Holders, ",")), cell{s.ID[:min(len(s.ID), 12)], p.dim}, plain(s.Why))
+			plain(strconv.FormatInt(s.Files, 10)), plain(strings.Join(s.Holders, ",")), cell{s.ID[:min(len(s.ID), 12)], p.dim}, plain(strayMark(s)+s.Why))
 	}
 	return t.render(width)
+}
+
+func strayMark(s api.Snapshot) string {
+	if s.Stray {
+		return "stray: "
+	}
+	return ""
 }
 
 func newSnapshotCommand(c *console) *cobra.Command {

@@ -72,6 +72,9 @@ type Snapshot struct {
 	Of       uint64 `cbor:"18,keyasint,omitempty"`
 	Before   uint64 `cbor:"19,keyasint,omitempty"` // the generation that it was taken ahead of; 0 = none
 	Timeline string `cbor:"20,keyasint,omitempty"`
+	// Stray says that it was taken of a copy that had no custody any more, before that was deleted: it may hold what was
+	// written on a node that was given up. It is never the newest, no policy drops it, and it waits for an operator.
+	Stray bool `cbor:"21,keyasint,omitempty"`
 }
 
 // Key orders snapshots by component and generation.
@@ -84,6 +87,9 @@ func SnapshotKey(system, service, container string, generation uint64) string {
 
 // MaxSnapshots bounds the kept generations of one service.
 const MaxSnapshots = 1000
+
+// MaxStrays bounds the strays of one component: they wait for an operator.
+const MaxStrays = 20
 
 // DefaultKeep is how many generations are kept where the model does not say.
 const DefaultKeep = 10
@@ -106,10 +112,19 @@ func (s *State) snapshotsBelow(prefix string) []Snapshot {
 	return out
 }
 
-// NewestSnapshot gives the newest kept generation of a component that is such; every one is where such is nil.
+// NewestSnapshot gives the newest kept generation of a component that is such, and no stray; every one is where such is nil.
 func (s *State) NewestSnapshot(custodyKey string, such func(Snapshot) bool) (Snapshot, bool) {
+	return s.lastSnapshot(custodyKey, func(snap Snapshot) bool { return !snap.Stray && (such == nil || such(snap)) })
+}
+
+// SnapshotByID gives the newest kept generation of a component with that content, stray or not.
+func (s *State) SnapshotByID(custodyKey, id string) (Snapshot, bool) {
+	return s.lastSnapshot(custodyKey, func(snap Snapshot) bool { return snap.ID == id })
+}
+
+func (s *State) lastSnapshot(custodyKey string, such func(Snapshot) bool) (Snapshot, bool) {
 	for _, snap := range slices.Backward(s.ComponentSnapshots(custodyKey)) {
-		if such == nil || such(snap) {
+		if such(snap) {
 			return snap, true
 		}
 	}
@@ -120,11 +135,6 @@ func (s *State) NewestSnapshot(custodyKey string, such func(Snapshot) bool) (Sna
 // unless an operator says so.
 func (s *State) NewestOwn(custodyKey string, such func(Snapshot) bool) (Snapshot, bool) {
 	return s.NewestSnapshot(custodyKey, func(snap Snapshot) bool { return snap.Of > 0 && such(snap) })
-}
-
-// SnapshotByID gives the newest kept generation of a component with that content.
-func (s *State) SnapshotByID(custodyKey, id string) (Snapshot, bool) {
-	return s.NewestSnapshot(custodyKey, func(snap Snapshot) bool { return snap.ID == id })
 }
 
 // Policy is the state policy of a service as deployed, with defaults in place.
@@ -341,7 +351,7 @@ func WantedHolders(s *State, snap Snapshot) []string {
 
 // Expired gives the keys of a service's snapshots that a policy does not keep, oldest first. The newest of each
 // container stays, and so do the last proven one and, while none is proven, the last checked one, and what custody refers
-// to.
+// to. No policy is about strays.
 func Expired(s *State, system, service string, p StatePolicy) []string {
 	byContainer := map[string][]Snapshot{}
 	for _, snap := range s.ServiceSnapshots(system, service) {
@@ -349,7 +359,7 @@ func Expired(s *State, system, service string, p StatePolicy) []string {
 	}
 	var out []string
 	for _, container := range sortedKeys(byContainer) {
-		snaps := byContainer[container]
+		snaps := slices.DeleteFunc(slices.Clone(byContainer[container]), func(x Snapshot) bool { return x.Stray })
 		stays := p.keeps(snaps)
 		proven := lastSnapshot(snaps, func(x Snapshot) bool { return !x.Proven.IsZero() })
 		if proven == 0 {

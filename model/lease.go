@@ -154,7 +154,7 @@ func takeOverFrom(s *State, key string, c Custody, holder string) (Snapshot, boo
 			return snap, true
 		}
 	}
-	return s.NewestSnapshot(key, elsewhere)
+	return s.NewestOwn(key, elsewhere)
 }
 
 func heldElsewhere(s *State, key, id, holder string) bool {

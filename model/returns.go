@@ -92,7 +92,7 @@ func undoReturns(s *State, rows []RowSpec) (returns []Return) {
 		}
 		back := Return{Service: r.Service, Container: r.Container, Timeline: r.Spec.Timeline}
 		if c.Timeline != r.Spec.Timeline {
-			snap, ok := s.NewestSnapshot(r.CustodyKey(), func(x Snapshot) bool { return x.Timeline == r.Spec.Timeline })
+			snap, ok := s.NewestOwn(r.CustodyKey(), func(x Snapshot) bool { return x.Timeline == r.Spec.Timeline })
 			if !ok {
 				continue // nothing to go back to: the row is composed for the data that there are
 			}

@@ -132,9 +132,12 @@ func (n *Node) deleteState(ctx context.Context, mod activate.Stateful, in activa
 		return err
 	}
 	if last {
-		if err := n.giveUp(ctx, s, r, in); err != nil {
-			return err
-		}
+		err = n.giveUp(ctx, s, r, in)
+	} else {
+		err = n.keepStray(ctx, s, r, in)
+	}
+	if err != nil {
+		return err
 	}
 	if err := mod.Delete(ctx, in); err != nil {
 		return err
@@ -161,11 +164,30 @@ func (n *Node) giveUp(ctx context.Context, s *model.State, r model.RowSpec, in a
 	return n.proposeOne(ctx, model.GiveUpState{System: r.System, Service: r.Service, Container: r.Container, Node: n.id.ID, Epoch: s.Nodes.At(n.id.ID).Epoch})
 }
 
+// keepStray keeps what a copy without custody has that no snapshot has: its node may have been given up while it wrote.
+func (n *Node) keepStray(ctx context.Context, s *model.State, r model.RowSpec, in activate.Instance) error {
+	d, err := n.dump(ctx, s, r, in, true)
+	if err != nil {
+		return fmt.Errorf("take a snapshot of what only this copy may have: %w", err)
+	}
+	if _, known := s.SnapshotByID(r.CustodyKey(), d.snap.ID); known {
+		return nil
+	}
+	d.snap.Why, d.snap.Stray = "before a stale copy was deleted", true
+	snap, _, err := n.catalogue(ctx, d.snap, true)
+	if err != nil {
+		return fmt.Errorf("keep a snapshot of what only this copy has: %w", err)
+	}
+	n.note(Noted{Kind: "stray", System: r.System, Service: r.Service,
+		Message: fmt.Sprintf("its copy here was not what any snapshot has: it is kept as generation %d", snap.Generation)})
+	return nil
+}
+
 // dropBeyond drops the snapshots of the services asked for that are more than to be kept. Of a service that is not
 // deployed and whose state is deleted none need be.
 func (n *Node) dropBeyond(ctx context.Context, req api.GCRequest) ([]api.DroppedSnapshot, error) {
 	out := []api.DroppedSnapshot{}
-	if req.Keep == nil {
+	if req.Keep == nil && !req.Strays {
 		return out, nil
 	}
 	s, err := n.readState(ctx)
@@ -175,6 +197,14 @@ func (n *Node) dropBeyond(ctx context.Context, req api.GCRequest) ([]api.Dropped
 	drop, undeployed := model.DropSnapshots{}, model.DropSnapshots{Undeployed: true}
 	for _, service := range snapshotServices(s, req.System) {
 		if len(req.Services) > 0 && !slices.Contains(req.Services, service) {
+			continue
+		}
+		for _, snap := range s.ServiceSnapshots(req.System, service) {
+			if snap.Stray && req.Strays {
+				drop.Keys = append(drop.Keys, snap.Key())
+			}
+		}
+		if req.Keep == nil {
 			continue
 		}
 		if *req.Keep == 0 && len(s.ServiceRows(req.System, service)) == 0 {

@@ -126,7 +126,7 @@ func (n *Node) describe(snap model.Snapshot) api.Snapshot {
 	s := n.fsm.State()
 	out := api.Snapshot{System: snap.System, Service: snap.Service, Container: snap.Container, Component: snap.Service, ID: snap.ID,
 		Generation: snap.Generation, Size: snap.Size, Stored: snap.Stored, Files: snap.Files, At: snap.At, Node: s.NodeName(snap.Node), Why: snap.Why,
-		Holders: []string{}, Checked: known(snap.Checked), Proven: known(snap.Proven)}
+		Holders: []string{}, Stray: snap.Stray, Checked: known(snap.Checked), Proven: known(snap.Proven)}
 	for _, id := range snap.Holders {
 		out.Holders = append(out.Holders, s.NodeName(id))
 	}
@@ -251,7 +251,11 @@ func (n *Node) postRestore(r *http.Request) (any, error) {
 
 // generationOf finds a kept generation of a component; 0 is the newest.
 func generationOf(s *model.State, custodyKey, service string, generation uint64) (model.Snapshot, error) {
-	snap, ok := s.NewestSnapshot(custodyKey, func(snap model.Snapshot) bool { return generation == 0 || snap.Generation == generation })
+	snap, ok := s.NewestSnapshot(custodyKey, nil)
+	if generation != 0 {
+		system, service, container := model.SplitCustodyKey(custodyKey)
+		snap, ok = s.Snapshots.Get(model.SnapshotKey(system, service, container, generation))
+	}
 	if ok {
 		return snap, nil
 	}

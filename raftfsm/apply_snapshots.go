@@ -23,7 +23,7 @@ func (t *tx) keepSnapshot(r model.Row, snap model.Snapshot, c model.Reports) mod
 func (t *tx) addSnapshot(snap model.Snapshot) model.Snapshot {
 	counter := snapshotCounter(model.CustodyKey(snap.System, snap.Service, snap.Container))
 	n := t.s.Counters.At(counter)
-	if last, ok := t.s.Snapshots.Get(model.SnapshotKey(snap.System, snap.Service, snap.Container, uint64(n))); ok && last.ID == snap.ID && last.Facts == snap.Facts && last.Timeline == snap.Timeline {
+	if last, ok := t.s.Snapshots.Get(model.SnapshotKey(snap.System, snap.Service, snap.Container, uint64(n))); ok && last.ID == snap.ID && last.Facts == snap.Facts && last.Timeline == snap.Timeline && last.Stray == snap.Stray {
 		last.At, last.Checked, last.Before = snap.At, snap.Checked, max(snap.Before, last.Before)
 		last.Holders = withHolder(last.Holders, snap.Node)
 		t.s.Snapshots = t.s.Snapshots.Set(last.Key(), last)
@@ -48,6 +48,7 @@ func (t *tx) setCustody(key string, c model.Custody, at time.Time) {
 		return
 	}
 	snap.Why, snap.At, snap.Stored = fmt.Sprintf("generation %d again", snap.Generation), at, 0
+	snap.Stray = false
 	snap.Timeline, snap.Of, snap.Before = c.Timeline, t.s.Systems.At(snap.System).Generation, 0
 	t.addSnapshot(snap)
 }
@@ -97,13 +98,25 @@ func (t *tx) takeSnapshot(c model.TakeSnapshot) model.Result {
 		return refuse(model.ErrInvalid, "a snapshot needs an id, a system, a service and a container")
 	case !c.Foreign && t.s.Custody.At(model.CustodyKey(s.System, s.Service, s.Container)).Node != s.Node:
 		return refuse(model.ErrStale, "the state of %s is not on %s any more", s.Service, n.Name)
+	case s.Stray && t.strays(s) >= model.MaxStrays:
+		return refuse(model.ErrLimit, "%s has %d snapshots of stale copies: look at them, and drop them with isonomia gc --strays", s.Service, model.MaxStrays)
 	}
 	s.Holders, s.Of, s.Timeline = []string{s.Node}, 0, ""
 	if !c.Foreign {
+		s.Stray = false
 		s.Of, s.Timeline = t.dataOf(s.System), t.s.Custody.At(model.CustodyKey(s.System, s.Service, s.Container)).Timeline
 	}
 	s = t.addSnapshot(s)
 	return model.Result{Generation: s.Generation, Value: s.Key()}
+}
+
+func (t *tx) strays(of model.Snapshot) (n int) {
+	for _, snap := range t.s.ComponentSnapshots(model.CustodyKey(of.System, of.Service, of.Container)) {
+		if snap.Stray {
+			n++
+		}
+	}
+	return n
 }
 
 func (t *tx) holdSnapshots(c model.HoldSnapshots) model.Result {
@@ -133,12 +146,12 @@ func (t *tx) dropSnapshots(c model.DropSnapshots) model.Result {
 		component := model.CustodyKey(snap.System, snap.Service, snap.Container)
 		if ok && c.Undeployed && !t.s.Custody.Has(component) && len(t.s.ServiceRows(snap.System, snap.Service)) == 0 {
 			t.s.Snapshots = t.s.Snapshots.Delete(key)
-			if _, more := t.s.NewestSnapshot(component, nil); !more {
+			if len(t.s.ComponentSnapshots(component)) == 0 {
 				t.s.Counters = t.s.Counters.Delete(snapshotCounter(component))
 			}
 			continue
 		}
-		if ok && slices.Contains(model.Expired(t.s, snap.System, snap.Service, model.StatePolicy{}), key) {
+		if ok && snap.Stray || ok && slices.Contains(model.Expired(t.s, snap.System, snap.Service, model.StatePolicy{}), key) {
 			t.s.Snapshots = t.s.Snapshots.Delete(key)
 		}
 	}

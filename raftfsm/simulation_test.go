@@ -706,7 +706,7 @@ func TestSimulation(t *testing.T) {
 	}
 	var moves, returns, taken atomic.Int64
 	t.Cleanup(func() {
-		if !t.Failed() && (moves.Load() == 0 || returns.Load() == 0 || taken.Load() == 0) {
+		if !t.Failed() && (moves.Load() == 0 || returns.Load() == 0 || taken.Load() == 0 && !testing.Short()) {
 			t.Error("no state was moved, or none returned, or none taken over: the simulation shows nothing of it")
 		}
 		t.Logf("%d states moved, %d asked to return, %d taken over", moves.Load(), returns.Load(), taken.Load())

@@ -80,6 +80,7 @@ func TestTakeOver(t *testing.T) {
 	w = startWriterAt(t, c, from, "db", w)
 	w.moreWrites(t, 10) // that nobody else has
 	w.end()
+	lost := stateOf(t, w)
 	victim.PowerOff()
 	awaitElsewhere(t, from, "db", victim)
 	if got := stateOf(t, w); got != state {
@@ -101,6 +102,20 @@ func TestTakeOver(t *testing.T) {
 	}
 	after.moreWrites(t, 5)
 	after.nothingLost(t)
+	deployed(t, cli(t, from, "gc", "--yes"))
+	list := snapshots(t, from, "db")
+	stray := slices.IndexFunc(list, func(s api.Snapshot) bool { return s.Stray })
+	if stray < 0 {
+		t.Fatalf("what only %s had is gone: %+v", victim.Name, list)
+	}
+	deployed(t, cli(t, from, "restore", fmt.Sprintf("db@%d", list[stray].Generation), "--yes"))
+	if got := stateOf(t, w); got != lost {
+		t.Errorf("the stray has %d bytes, and what was lost had %d", len(got), len(lost))
+	}
+	deployed(t, cli(t, from, "gc", "--strays", "--yes"))
+	if list := snapshots(t, from, "db"); slices.ContainsFunc(list, func(s api.Snapshot) bool { return s.Stray }) {
+		t.Errorf("a stray is left: %+v", list)
+	}
 }
 
 // TestCutOffHolderStops: a node that is cut off ends what is exclusive before another starts it, and nothing else.

@@ -13,6 +13,7 @@ type GCRequest struct {
 	// Keep is how many snapshots of each service stay; nil: none is dropped. 0 drops, of services that are not deployed
 	// and whose state is deleted, all.
 	Keep   *int `json:"keep,omitempty"`
+	Strays bool `json:"strays,omitempty"`  // drop the snapshots of stale copies
 	DryRun bool `json:"dry_run,omitempty"` // only say what would go
 }
 

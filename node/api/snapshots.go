@@ -25,6 +25,8 @@ type Snapshot struct {
 	Proven     *time.Time `json:"proven"`
 	Encrypted  bool       `json:"encrypted"`
 	Why        string     `json:"why,omitempty"`
+	// Stray: of a copy that was not in use any more, kept before it was deleted. It is never the newest.
+	Stray bool `json:"stray,omitempty"`
 }
 
 // SnapshotRequest is the body of POST /v1/snapshots.
