@@ -208,3 +208,19 @@ func TestExclusive(t *testing.T) {
 		t.Error("who needs a lease")
 	}
 }
+
+// Without a quorum only what was active, needs no lease and does not run is started.
+func TestOffline(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1)
+	c.run(service("a", "") + service("b", "") + service("kept", "state {}"))
+	own := model.Own{Processes: map[string]model.Process{c.row("b").Key: {Running: true}}}
+	steps := model.Offline(c.s, "id-n1", own, epoch)
+	if len(steps) != 1 || steps[0].Row != c.row("a").Key || steps[0].Kind != model.StepRepair {
+		t.Errorf("%+v", steps)
+	}
+	c.down("n1")
+	if steps := model.Offline(c.s, "id-n1", own, epoch); len(steps) != 0 {
+		t.Errorf("of what was lost: %+v", steps)
+	}
+}

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -106,6 +107,18 @@ func Next(s *State, self string, own Own, now time.Time) (steps []Step, wake tim
 		}
 	}
 	return t.steps, t.wake
+}
+
+// Offline says what a node that reaches no quorum should start again: what was active on it, needs no lease and does not run.
+// Nothing is claimed or reported, and nothing is stopped.
+func Offline(s *State, self string, own Own, now time.Time) (steps []Step) {
+	t := &turn{s: s, own: own, now: now}
+	for _, r := range s.Rows.Prefix(self + "/") {
+		if r.Phase == Active && !r.Obsolete && !r.Exclusive && !own.Busy[r.Key] && !own.Processes[r.Key].Running {
+			t.repair(r)
+		}
+	}
+	return slices.DeleteFunc(t.steps, func(st Step) bool { return st.Kind != StepRepair })
 }
 
 type turn struct {

@@ -87,10 +87,17 @@ func (a *agent) run(ctx context.Context) error {
 }
 
 // catchUp waits until this node's State is as new as the cluster's was after it started: the one on disk may be old, and
-// acting on it could start again what has moved elsewhere since. What runs goes on meanwhile.
+// acting on it could start again what has moved elsewhere since. What runs goes on meanwhile, and after a while without a
+// quorum what needs none is started.
 func (a *agent) catchUp(ctx context.Context) {
+	began, offline := time.Now(), false
 	for ctx.Err() == nil {
-		a.observe(ctx, a.n.fsm.State())
+		if time.Since(began) < offlineAfter {
+			a.observe(ctx, a.n.fsm.State())
+		} else {
+			a.offline(ctx, !offline)
+			offline = true
+		}
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		_, err := a.n.fsm.Read(try)
 		cancel()

@@ -41,6 +41,7 @@ type Node struct {
 	shared  sharedPorts
 	lease   lease
 	grants  atomic.Pointer[grants] // nil unless this node leads
+	reopen  func()                 // ends the loops, so that the agent starts anew
 	keyed   atomic.Bool            // the store has the cluster's key
 
 	undo []func() // what open did, in order
@@ -56,10 +57,21 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, dir: paths(cfg.Dir)}
 	if err := keeper.Renice(agentNice); err != nil {
-		n.log.Debug("the agent has no priority over others", "err", err)
+		cfg.Log.Debug("the agent has no priority over others", "err", err)
 	}
+	for {
+		err := run(ctx, cfg)
+		if !errors.Is(err, errReopen) {
+			return err
+		}
+		cfg.Log.Info("the agent starts anew")
+	}
+}
+
+// run is one life of an agent in its process.
+func run(ctx context.Context, cfg Config) error {
+	n := &Node{cfg: cfg, log: cfg.Log, dir: paths(cfg.Dir)}
 	defer n.close()
 	if err := n.open(ctx); err != nil {
 		return err
@@ -158,7 +170,10 @@ func (n *Node) openMesh(ctx context.Context) error {
 }
 
 func (n *Node) openRaft(context.Context) error {
-	var err error
+	err := n.adoptSeed()
+	if err != nil {
+		return err
+	}
 	n.fsm, err = raftfsm.Open(raftfsm.Config{ID: n.id.ID, Dir: n.dir.raft(), Listener: n.mesh.Listener(mesh.ProtoRaft),
 		Dial:    func(ctx context.Context, id string) (net.Conn, error) { return n.mesh.Dial(ctx, id, mesh.ProtoRaft) },
 		Forward: n.peers.forward, LeaderIndex: n.peers.index, Log: n.log})
@@ -201,7 +216,10 @@ func (n *Node) bootstrapRaft(ctx context.Context) error {
 
 // serve runs the loops until ctx ends or one of them cannot go on.
 func (n *Node) serve(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	again, reopen := context.WithCancelCause(ctx)
+	defer reopen(nil)
+	n.reopen = func() { reopen(errReopen) }
+	g, ctx := errgroup.WithContext(again)
 	n.agent = newAgent(n)
 	run := func(f func(context.Context) error) { g.Go(func() error { return f(ctx) }) }
 	run(n.servePeers)
@@ -214,6 +232,7 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.sharedPortsLoop)
 	run(n.collectLoop)
 	run(n.keepSnapshotsLoop)
+	run(n.journalLoop)
 	run(n.leaseLoop)
 	run(n.lapseLoop)
 	run(n.renewLoop)
@@ -221,6 +240,9 @@ func (n *Node) serve(ctx context.Context) error {
 	run(func(ctx context.Context) error { n.fsm.ShapeLoop(ctx); return nil })
 	run(func(ctx context.Context) error { n.fsm.Lead(ctx, n.lead); return nil })
 	err := g.Wait()
+	if errors.Is(context.Cause(again), errReopen) {
+		return errReopen
+	}
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}

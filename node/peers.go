@@ -24,6 +24,7 @@ import (
 //
 //	POST /raft/forward   a log entry for the leader             (raftfsm)
 //	GET  /raft/index     the leader's read index                (raftfsm)
+//	GET  /survey         what a node has to reconstruct the cluster from  (any)
 //	POST /lease          until when exclusive services may run   (leader)
 //	POST /sign           a leaf for a member's key              (leader)
 //	GET  /observed       what runs on that node                 (any)
@@ -35,6 +36,7 @@ import (
 //
 // On blob streams:
 //
+//	GET  /journal        the node's journal
 //	POST /objects        hex ids, one per line -> frames of those that it has
 
 const maxPeerBody = 4 << 20
@@ -272,6 +274,7 @@ func (n *Node) peerRoutes() http.Handler {
 	mux.HandleFunc("POST /hold", n.handleBytes(func(ctx context.Context, b []byte) ([]byte, error) {
 		return nil, n.fetchTrees(ctx, strings.Fields(string(b)))
 	}))
+	mux.HandleFunc("GET /survey", n.handleBytes(func(context.Context, []byte) ([]byte, error) { return json.Marshal(n.surveyHere()) }))
 	mux.HandleFunc("POST /lease", n.handleBytes(n.handleLease))
 	mux.HandleFunc("POST /ahead", n.handleBytes(n.handleAhead))
 	mux.HandleFunc("POST /warm", n.handleBytes(func(ctx context.Context, b []byte) ([]byte, error) {
@@ -322,6 +325,7 @@ func (n *Node) blobRoutes() http.Handler {
 		}
 		n.sentObjects(r, err)
 	})
+	mux.HandleFunc("GET /journal", n.sendJournal)
 	mux.HandleFunc("POST /deltas", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPeerBody))
 		var wants []snapshotstore.Want

@@ -94,6 +94,9 @@ func (a *agent) stopped(ctx context.Context, r model.Row, f func(context.Context
 		return time.Since(began), errors.Join(err, unfinished)
 	}
 	a.observe(ctx, s) // so that the next start has a number of its own
+	if r.Exclusive && a.n.lease.left() <= 0 {
+		return time.Since(began), err // it is started when there is a lease again
+	}
 	if again := mod.Start(ctx, a.instance(s, r.RowSpec, r.Claim)); again != nil {
 		err = errors.Join(err, fmt.Errorf("start %s again: %w", r.Service, again)) // the agent loop repairs it
 	}

@@ -55,6 +55,34 @@ func (c *Client) Drain(ctx context.Context, req DrainRequest) (Node, error) {
 	return call[Node](ctx, c, changeTimeout, http.MethodPost, "/v1/drain", req)
 }
 
+// ReconstructRequest is the body of POST /v1/reconstruct.
+type ReconstructRequest struct {
+	Digest string `json:"digest"` // of the journal that was shown; "" only shows
+}
+
+// Reconstruction is its answer: what every node has, and what the cluster goes on from.
+type Reconstruction struct {
+	From    string         `json:"from"`  // the node with the newest journal
+	Index   uint64         `json:"index"` // entry up to which that goes
+	Digest  string         `json:"digest"`
+	Nodes   []SurveyedNode `json:"nodes"`
+	Missing []string       `json:"missing"` // members that did not answer
+}
+
+// SurveyedNode is one node's journal.
+type SurveyedNode struct {
+	Name        string            `json:"name"`
+	Index       uint64            `json:"index"` // 0: it has none
+	Generations map[string]uint64 `json:"generations"`
+	Chosen      bool              `json:"chosen"`
+	Error       string            `json:"error,omitempty"`
+}
+
+// Reconstruct has a cluster whose raft log is lost everywhere go on from the newest journal.
+func (c *Client) Reconstruct(ctx context.Context, req ReconstructRequest) (Reconstruction, error) {
+	return call[Reconstruction](ctx, c, changeTimeout, http.MethodPost, "/v1/reconstruct", req)
+}
+
 // Remove takes a node that is down out of the cluster for ever.
 func (c *Client) Remove(ctx context.Context, req RemoveRequest) (Removal, error) {
 	return call[Removal](ctx, c, changeTimeout, http.MethodPost, "/v1/remove", req)

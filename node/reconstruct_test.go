@@ -1,0 +1,73 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/isonomia-mesh/isonomia/model"
+	"github.com/isonomia-mesh/isonomia/raftfsm"
+)
+
+func TestPlanReconstruction(t *testing.T) {
+	t.Parallel()
+	members := map[string]string{"1": "n1", "2": "n2", "3": "n3"}
+	for _, c := range []struct {
+		name  string
+		found map[string]survey
+		from  string
+		says  string // of the error
+		lacks string
+	}{
+		{"the newest entry", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", Index: 9, Nodes: members}, "3": {Name: "n3"}}, "n2", "", ""},
+		{"an epoch is newer than any entry", map[string]survey{"1": {Name: "n1", Epoch: 1, Index: 5, Nodes: members}, "2": {Name: "n2", Index: 9, Nodes: members}, "3": {Name: "n3"}}, "n1", "", ""},
+		{"who does not answer", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Error: "timeout"}, "3": {Name: "n3", Index: 3, Nodes: members}}, "n1", "", "n2"},
+		{"a leader", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", Leader: "3"}}, "", "nothing is lost", ""},
+		{"a log", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", Log: 12}}, "", "n2 still has its raft log", ""},
+		{"nothing", map[string]survey{"1": {Name: "n1"}}, "", "no node that answers has a journal", ""},
+	} {
+		r, err := planReconstruction(c.found)
+		switch {
+		case c.says != "":
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		case err != nil:
+			t.Errorf("%s: %v", c.name, err)
+		case r.From != c.from || strings.Join(r.Missing, " ") != c.lacks:
+			t.Errorf("%s: from %s, missing %v", c.name, r.From, r.Missing)
+		}
+	}
+}
+
+// TestAdoptSeed: whatever the moment at which the agent dies, the next start begins with the seed, and what there was is kept.
+func TestAdoptSeed(t *testing.T) {
+	t.Parallel()
+	for _, before := range []bool{true, false} { // whether it died before the old directory was set aside
+		n := &Node{cfg: Config{Dir: t.TempDir()}, log: testLog()}
+		n.dir = paths(n.cfg.Dir)
+		if before {
+			if err := os.MkdirAll(n.dir.raft(), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(n.dir.raft(), "old"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := raftfsm.Seed(n.dir.raftSeed(), "n1", &model.State{Index: 3}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second finds nothing to do
+			if err := n.adoptSeed(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(n.dir.raft(), "log.db")); err != nil {
+			t.Errorf("the seed is not in place: %v", err)
+		}
+		if aside, _ := filepath.Glob(n.dir.join("raft.aside-*", "old")); (len(aside) == 1) != before {
+			t.Errorf("set aside: %v", aside)
+		}
+	}
+}
