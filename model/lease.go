@@ -146,7 +146,7 @@ func describeTakeOver(s *State, r RowSpec, from string) (string, bool) {
 		snap.Generation, snap.At.UTC().Format(time.RFC3339), s.NodeName(from)), true
 }
 
-// takeOverFrom is the snapshot that a state goes on from: that which was asked for, or the newest that others have.
+// takeOverFrom is the snapshot that a state goes on from: that which was asked for, or the newest of its own that others have.
 func takeOverFrom(s *State, key string, c Custody, holder string) (Snapshot, bool) {
 	elsewhere := func(snap Snapshot) bool { return HeldByOther(s, snap, holder) }
 	if c.Wanted != "" {

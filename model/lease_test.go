@@ -41,6 +41,8 @@ const scheduled = "copies = 2\n every = \"1h\"\n"
 func TestFenceAndTakeOver(t *testing.T) {
 	t.Parallel()
 	c := copied(t, scheduled)
+	// What was only brought in from outside is nothing to go on from.
+	c.must(model.TakeSnapshot{Epoch: 1, Foreign: true, Snapshot: model.Snapshot{System: "default", Service: "db", Container: "process", ID: "imported", Node: "id-n2", At: epoch}})
 	c.down("n1")
 	now := epoch.Add(time.Minute)
 	cmds, mem, wake := model.Decide(c.s, c.view(model.FenceAfter-time.Second), model.Memory{}, now)
