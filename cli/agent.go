@@ -82,10 +82,35 @@ func runAgentCommand(cmd *cobra.Command, c *console, f *agentFlags) error {
 		if err != nil {
 			return fmt.Errorf("find own executable: %w", err)
 		}
-		_, err = fmt.Fprint(c.out, node.PrintUnit(exe, cfg.Dir))
+		args, err := unitArguments(cmd)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprint(c.out, node.PrintUnit(exe, cfg.Dir, args...))
 		return err
 	}
 	return node.Run(cmd.Context(), cfg)
+}
+
+// unitArguments are the flags that were given and that an agent needs each time it is started; the unit names the data
+// directory anyway.
+func unitArguments(cmd *cobra.Command) (args []string, err error) {
+	for _, name := range []string{"config", "bind", "advertise", "name", "attribute", "log-format", "stop-services"} {
+		if !cmd.Flags().Changed(name) {
+			continue
+		}
+		value := cmd.Flags().Lookup(name).Value.String()
+		switch name {
+		case "attribute":
+			value = strings.Trim(value, "[]")
+		case "config":
+			if value, err = filepath.Abs(value); err != nil {
+				return nil, fmt.Errorf("find configuration %q: %w", value, err)
+			}
+		}
+		args = append(args, "--"+name+"="+value)
+	}
+	return args, nil
 }
 
 // check completes the flags from the environment and refuses what cannot be meant.

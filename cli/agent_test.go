@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -40,7 +41,39 @@ func TestPrintUnit(t *testing.T) {
 	t.Parallel()
 	got := invoke(t, nil, []string{"agent", "--print-unit", "--data", "/srv/isonomia"})
 	got.want(t, 0)
-	wantContains(t, got.out, "[Service]", "KillMode=process", "Delegate=yes", "Restart=always", "agent --data /srv/isonomia")
+	wantContains(t, got.out, "[Service]", "KillMode=process", "Delegate=yes", "Restart=always", "agent --data /srv/isonomia\n")
+
+	got = invoke(t, nil, []string{"agent", "--print-unit", "--bind", "10.0.0.2:7878", "--bootstrap", "--attribute", "zone=a b", "--stop-services"})
+	got.want(t, 0)
+	wantContains(t, got.out, ` --bind=10.0.0.2:7878 "--attribute=zone=a b" --stop-services=true`+"\n")
+}
+
+// What cannot be meant is wrong usage, wherever it stands, and nothing is made for it.
+func TestAgentThatCannotBeMeant(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "agent.hcl")
+	if err := os.WriteFile(file, []byte("bind = \"junk\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(dir, "data")
+	for _, tc := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"--config", file}, `"junk" is not HOST:PORT`},
+		{[]string{"--config", filepath.Join(dir, "none")}, "none: no such file"},
+		{[]string{"--advertise", "0.0.0.0:7878"}, "not one that others reach this node at"},
+		{[]string{"--attribute", "=x"}, "needs a name"},
+		{[]string{"--data", filepath.Join(data, strings.Repeat("x", 100))}, "a socket at most"},
+	} {
+		got := invoke(t, nil, append([]string{"agent", "--bootstrap", "--data", data}, tc.args...))
+		got.want(t, 2)
+		wantContains(t, got.err, tc.says)
+	}
+	if _, err := os.Stat(data); err == nil {
+		t.Error("a data directory was made")
+	}
 }
 
 func TestToken(t *testing.T) {

@@ -194,9 +194,6 @@ func (n *Node) serveAPI(ctx context.Context) error {
 // listenUnix makes the socket where nobody else gets to it and moves it into place when its mode is right, so that it is
 // never open to others for an instant. (The umask would be the whole process's.) Whatever has the name is replaced.
 func listenUnix(path string) (net.Listener, error) {
-	if len(path) > 100 {
-		return nil, fmt.Errorf("the path %s is too long for a socket (100 bytes): use a shorter data directory", path)
-	}
 	temp, err := os.MkdirTemp(filepath.Dir(path), ".a")
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)

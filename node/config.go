@@ -67,7 +67,15 @@ type configFile struct {
 // LoadConfig reads an agent's configuration file (HCL).
 func LoadConfig(path string) (Config, error) {
 	var f configFile
-	if err := hclsimple.DecodeFile(path, nil, &f); err != nil {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	name := path
+	if ext := filepath.Ext(path); ext != ".hcl" && ext != ".json" {
+		name += ".hcl" // what it is called does not matter, but to the decoder
+	}
+	if err := hclsimple.Decode(name, text, nil, &f); err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
 	c := Config{Dir: f.Data, Bind: f.Bind, Advertise: f.Advertise, Name: f.Name, Join: f.Join, Attributes: f.Attributes, LogFormat: f.LogFormat}
@@ -80,6 +88,9 @@ func LoadConfig(path string) (Config, error) {
 	}
 	return c, nil
 }
+
+// maxSocketPath is what the address of a Unix socket holds, less what a temporary name beside it needs, in bytes.
+const maxSocketPath = 100
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
@@ -99,6 +110,17 @@ func (c Config) complete() (Config, error) {
 	for _, hp := range append([]string{c.Bind}, c.Join...) {
 		if _, _, err := net.SplitHostPort(hp); err != nil {
 			return c, fmt.Errorf("address %q is not HOST:PORT", hp)
+		}
+	}
+	if host, _, err := net.SplitHostPort(c.Advertise); c.Advertise != "" && (err != nil || host == "" || net.ParseIP(host).IsUnspecified()) {
+		return c, fmt.Errorf("address %q is not one that others reach this node at: HOST:PORT (--advertise)", c.Advertise)
+	}
+	if s := paths(c.Dir).socket(); len(s) > maxSocketPath {
+		return c, fmt.Errorf("the path %s has %d bytes, and a socket at most %d: use a shorter data directory (--data)", s, len(s), maxSocketPath)
+	}
+	for name := range c.Attributes {
+		if strings.TrimSpace(name) == "" {
+			return c, errors.New("an attribute needs a name: NAME=VALUE (--attribute)")
 		}
 	}
 	if c.Name == "" {

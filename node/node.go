@@ -17,6 +17,7 @@ import (
 	"github.com/isonomia-mesh/isonomia/activate/keeper"
 	"github.com/isonomia-mesh/isonomia/mesh"
 	"github.com/isonomia-mesh/isonomia/model"
+	"github.com/isonomia-mesh/isonomia/node/api"
 	"github.com/isonomia-mesh/isonomia/raftfsm"
 	"github.com/isonomia-mesh/isonomia/snapshotstore"
 )
@@ -55,7 +56,7 @@ const agentNice = -10
 func Run(ctx context.Context, cfg Config) error {
 	cfg, err := cfg.complete()
 	if err != nil {
-		return err
+		return &api.Error{Code: api.CodeUsage, Message: err.Error()}
 	}
 	if err := keeper.Renice(agentNice); err != nil {
 		cfg.Log.Debug("the agent has no priority over others", "err", err)
@@ -74,6 +75,9 @@ func run(ctx context.Context, cfg Config) error {
 	n := &Node{cfg: cfg, log: cfg.Log, dir: paths(cfg.Dir)}
 	defer n.close()
 	if err := n.open(ctx); err != nil {
+		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+			return nil // told to stop while it waited to be admitted
+		}
 		return err
 	}
 	n.log.Info("agent started", "node", cfg.Name, "id", n.id.ID, "address", n.mesh.Addr(), "data", cfg.Dir, "version", Version)
