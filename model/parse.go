@@ -187,7 +187,7 @@ func (p *parser) checkName(what string, name located) bool {
 		return true
 	}
 	summary := fmt.Sprintf("%q cannot be the name of a %s", name.text, what)
-	hint := "A name is 1 to 63 characters: a to z, 0 to 9 and, inside, hyphens."
+	hint := NameHint
 	if len(name.text) > MaxNameLength {
 		summary = fmt.Sprintf("the name of a %s has %d characters, more than %d", what, len(name.text), MaxNameLength)
 	} else if s := nearestName(name.text); s != "" {
@@ -196,6 +196,12 @@ func (p *parser) checkName(what string, name located) bool {
 	p.rep.fail(name.at, hint, "%s", summary)
 	return false
 }
+
+// NameHint says what a name may be.
+const NameHint = "A name is 1 to 63 characters: a to z, 0 to 9 and, inside, hyphens."
+
+// ValidSystem says whether a system may have a name. It is part of keys in State and of paths on disk.
+func ValidSystem(name string) bool { return validName(name) }
 
 func validName(s string) bool {
 	if s == "" || len(s) > MaxNameLength || s[0] == '-' || s[len(s)-1] == '-' {

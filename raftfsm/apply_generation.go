@@ -19,6 +19,9 @@ func (t *tx) begin(c model.Begin) model.Result {
 	if why := t.stale(c); why != "" {
 		return refuse(model.ErrStale, "%s", why)
 	}
+	if !model.ValidSystem(c.System) {
+		return refuse(model.ErrInvalid, "%q cannot be the name of a system", c.System)
+	}
 	if t.s.Pending.Len() >= model.MaxPending && !t.s.Pending.Has(c.Proposal) {
 		t.dropOldestPending()
 	}

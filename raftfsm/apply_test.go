@@ -119,6 +119,7 @@ func TestApplyRefuses(t *testing.T) {
 		"up while up":                  {s, model.MarkUp{ID: "id-n2", Epoch: 2}, model.ErrEpoch},
 		"up, unknown":                  {s, model.MarkUp{ID: "x"}, model.ErrUnknown},
 		"remove unknown":               {s, model.RemoveNode{ID: "x"}, model.ErrUnknown},
+		"system that is a path":        {s, model.Begin{Proposal: "p9", System: "../x", Kind: model.KindDeploy}, model.ErrInvalid},
 		"seal for a stranger":          {s, model.SealCA{Sealed: map[string][]byte{"x": nil}}, model.ErrUnknown},
 		"begin on an old base":         {s, model.Begin{Proposal: "p2", System: "default"}, model.ErrStale},
 		"begin on a base to come":      {s, model.Begin{Proposal: "p2", System: "default", Base: 2}, model.ErrStale},
