@@ -56,6 +56,19 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// What stops on a node that is drained is still in the model.
+func TestDrainSaysWhyItStops(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 2)
+	c.run(service("fixed", "") + "distribution {\n pin = { fixed = [\"n1\"] }\n}\n")
+	c.drain("n1", true)
+	p, diags := model.Adaptation(c.s, c.intent(1))
+	want := []string{"node n1 is drained, and no other may run it now"}
+	if diags.HasErrors() || len(p.Changes) != 1 || p.Changes[0].Action != model.ActStop || !slices.Equal(p.Changes[0].Reasons, want) {
+		t.Errorf("%+v, %v", p.Changes, diags)
+	}
+}
+
 // Looking changes nothing, and says what the leader will do.
 func TestWhatIf(t *testing.T) {
 	t.Parallel()

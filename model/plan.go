@@ -127,7 +127,7 @@ func (p *Plan) explain(s *State, now map[string]Row, wanted map[string]RowSpec) 
 		case old.Node == r.Node:
 			c.Action, c.Reasons = ActRestart, p.differences(s, old.RowSpec, r, now, wanted)
 		default:
-			c.Action, c.From, c.Reasons = ActMove, old.Node, []string{whyMoved(s, old)}
+			c.Action, c.From, c.Reasons = ActMove, old.Node, []string{whyLeft(s, old.Node)}
 			if s.Custody.At(r.CustodyKey()).Node == old.Node && r.Managed {
 				c.Reasons = append(c.Reasons, "its state moves with it")
 			}
@@ -141,7 +141,7 @@ func (p *Plan) explain(s *State, now map[string]Row, wanted map[string]RowSpec) 
 	}
 	for _, service := range sortedKeys(gone) {
 		for _, r := range gone[service] {
-			p.Changes = append(p.Changes, Change{Action: ActStop, Service: service, Node: r.Node, Reasons: []string{whyStopped(s, r, wanted)}})
+			p.Changes = append(p.Changes, Change{Action: ActStop, Service: service, Node: r.Node, Reasons: []string{whyStopped(r, wanted)}})
 		}
 	}
 	slices.SortStableFunc(p.Changes, func(a, b Change) int {
@@ -173,11 +173,12 @@ func takePair(gone map[string][]Row, r RowSpec) (Row, bool) {
 	return old, true
 }
 
-func whyMoved(s *State, old Row) string {
-	n, member := s.Nodes.Get(old.Node)
+// whyLeft says why a service leaves a node.
+func whyLeft(s *State, node string) string {
+	n, member := s.Nodes.Get(node)
 	switch {
 	case !member:
-		return fmt.Sprintf("node %s was removed", s.NodeName(old.Node))
+		return fmt.Sprintf("node %s was removed", s.NodeName(node))
 	case n.Down:
 		return fmt.Sprintf("node %s is down", n.Name)
 	case n.Draining:
@@ -186,13 +187,25 @@ func whyMoved(s *State, old Row) string {
 	return fmt.Sprintf("node %s may not run it any more", n.Name)
 }
 
-func whyStopped(s *State, r Row, wanted map[string]RowSpec) string {
+// notInModel is why a service is stopped of which no instance stays, unless whoever asked for the plan knows better.
+const notInModel = "it is not in the model any more"
+
+func whyStopped(r Row, wanted map[string]RowSpec) string {
 	for _, w := range wanted {
 		if w.Service == r.Service {
 			return "one instance less"
 		}
 	}
-	return "it is not in the model any more"
+	return notInModel
+}
+
+// StopsBecause gives the services of which no instance stays another reason.
+func (p *Plan) StopsBecause(why func(Change) string) {
+	for i, c := range p.Changes {
+		if c.Action == ActStop && slices.Equal(c.Reasons, []string{notInModel}) {
+			p.Changes[i].Reasons = []string{why(c)}
+		}
+	}
 }
 
 // differences says what makes row b another one than row a.
