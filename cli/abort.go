@@ -61,7 +61,7 @@ func (op *operation) abort(ctx context.Context) error {
 
 // running finds the newest intent that has no outcome yet.
 func (op *operation) running(ctx context.Context) (api.HistoryEntry, error) {
-	entries, err := op.client.History(ctx, op.req.System)
+	entries, err := op.client.History(ctx, op.req.System, true)
 	if err != nil {
 		return api.HistoryEntry{}, err
 	}

@@ -169,7 +169,7 @@ func newCheckCommand(c *console) *cobra.Command {
 		Short: "Read all that the nodes' stores hold, and say what is wrong",
 		Long: "Have every node read all packages and snapshots that its store holds and compare them with their names. What is\n" +
 			"damaged is set aside and fetched again from nodes that have it. Exit code 1 if anything was wrong, healed or not:\n" +
-			"a disk that damages files is to be replaced.",
+			"a disk that damages files is to be replaced. Exit code 1, too, if a node could not be asked.",
 		Example:           "  isonomia check\n  isonomia check --json | jq '.[].problems'",
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -180,10 +180,11 @@ func newCheckCommand(c *console) *cobra.Command {
 			}
 			slices.SortFunc(nodes, func(a, b api.NodeCheck) int { return strings.Compare(a.Node, b.Node) })
 			bad, healed, lost := 0, 0, 0
+			var unread []string
 			for _, n := range nodes {
-				healed, lost = healed+n.Healed, lost+len(n.Lost)
-				if bad += len(n.Problems) + len(n.Lost); n.Error != "" {
-					bad++
+				bad, healed, lost = bad+len(n.Problems)+len(n.Lost), healed+n.Healed, lost+len(n.Lost)
+				if n.Error != "" {
+					unread = append(unread, n.Node)
 				}
 				if !c.json {
 					c.sayf("%s", checkText(n))
@@ -200,6 +201,9 @@ func newCheckCommand(c *console) *cobra.Command {
 					hint = "What is lost no node has whole. Services go on; take new snapshots: isonomia snapshot SERVICE."
 				}
 				return &api.Error{Code: api.CodeFailed, Message: fmt.Sprintf("%s found, %s healed, %d lost", count(bad, "problem"), count(healed, "tree"), lost), Hint: hint}
+			}
+			if len(unread) > 0 {
+				return &api.Error{Code: api.CodeFailed, Message: "no problem found, but not all was read: " + strings.Join(unread, ", "), Hint: "See isonomia members, and check again when they are up."}
 			}
 			return nil
 		}),

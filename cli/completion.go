@@ -97,7 +97,7 @@ func completeTokens(c *console) cobra.CompletionFunc {
 func completeGenerations(c *console) cobra.CompletionFunc {
 	return completer(c, func(ctx context.Context, cmd *cobra.Command, client *api.Client) []string {
 		system, _ := cmd.Flags().GetString("system")
-		entries, err := client.History(ctx, system)
+		entries, err := client.History(ctx, system, false)
 		if err != nil {
 			return nil
 		}

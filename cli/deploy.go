@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/node/api"
 )
 
@@ -133,6 +134,9 @@ func (op *operation) flags(cmd *cobra.Command) {
 // connect finds the node and completes the request.
 func (op *operation) connect() (err error) {
 	op.req.Kind = op.kind
+	if !model.ValidSystem(op.req.System) {
+		return usagef(model.NameHint, "%q cannot be the name of a system", op.req.System)
+	}
 	op.client, err = op.console.client()
 	return err
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,11 @@ func newHistoryCommand(c *console) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			entries, err := client.History(cmd.Context(), system)
+			entries, err := client.History(cmd.Context(), system, true)
+			if api.CodeOf(err) == api.CodeNoQuorum {
+				fmt.Fprintf(c.err, "%s no leader answers; this is the history as this node knows it\n", painter{c.colorErr}.yellow("warning:"))
+				entries, err = client.History(cmd.Context(), system, false)
+			}
 			if err != nil {
 				return err
 			}

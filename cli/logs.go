@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,7 +12,19 @@ import (
 	"github.com/isonomia-mesh/isonomia/node/api"
 )
 
-const timeLayout = "15:04:05.000"
+const (
+	timeLayout = "15:04:05.000"
+	dateLayout = "2006-01-02 " + timeLayout
+)
+
+// clock is a time of day, with the date unless that is today's.
+func (c *console) clock(at time.Time) string {
+	at, now := at.Local(), c.now().Local()
+	if at.YearDay() == now.YearDay() && at.Year() == now.Year() {
+		return at.Format(timeLayout)
+	}
+	return at.Format(dateLayout)
+}
 
 func newLogsCommand(c *console) *cobra.Command {
 	query := api.LogQuery{}
@@ -35,7 +48,7 @@ func newLogsCommand(c *console) *cobra.Command {
 	flags := cmd.Flags()
 	systemFlag(cmd, &query.System)
 	flags.BoolVarP(&query.Follow, "follow", "f", false, "go on with what is written from now on")
-	flags.IntVar(&query.Tail, "tail", 100, "newest `N` lines of each instance to start with, -1 for all")
+	flags.IntVar(&query.Tail, "tail", 100, "newest `N` lines to start with, -1 for all")
 	flags.StringVar(&since, "since", "", "only lines since a `TIME` (RFC 3339) or a duration ago, for example 15m")
 	flags.StringVar(&query.Node, "on", "", "only lines of instances on the `NODE` of this name")
 	_ = cmd.RegisterFlagCompletionFunc("on", completeNodes(c))
@@ -80,6 +93,7 @@ func showLogs(ctx context.Context, c *console, query api.LogQuery) error {
 			return err
 		}
 	}
+	query.Unanswered = c.missing
 	for line, err := range client.Logs(ctx, query) {
 		if err != nil {
 			return endOfStream(ctx, err)
@@ -89,6 +103,11 @@ func showLogs(ctx context.Context, c *console, query api.LogQuery) error {
 		}
 	}
 	return nil
+}
+
+// missing says whose lines are not there. It is no part of the lines, so it is said under --json too.
+func (c *console) missing(nodes []string) {
+	fmt.Fprintf(c.err, "%s what %s has is missing: down, or no answer\n", painter{c.colorErr}.yellow("warning:"), oneLine(strings.Join(nodes, ", ")))
 }
 
 // endOfStream makes Ctrl-C the normal end of what is followed.
@@ -113,7 +132,7 @@ func (c *console) showLine(line api.LogLine) error {
 	case "keeper":
 		text = p.dim(text)
 	}
-	_, err := fmt.Fprintf(c.out, "%s %s %s\n", p.dim(line.At.Local().Format(timeLayout)), p.cyan(line.Service+"@"+line.Node), text)
+	_, err := fmt.Fprintf(c.out, "%s %s %s\n", p.dim(c.clock(line.At)), p.cyan(line.Service+"@"+line.Node), text)
 	return err
 }
 
@@ -130,6 +149,7 @@ func newEventsCommand(c *console) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			query.Unanswered = c.missing
 			for ev, err := range client.Events(cmd.Context(), query) {
 				if err != nil {
 					return endOfStream(cmd.Context(), err)
@@ -154,6 +174,9 @@ func (c *console) showEvent(w io.Writer, ev api.Event) error {
 	if ev.Service != "" {
 		about = p.bold(oneLine(ev.Service)) + ": "
 	}
-	_, err := fmt.Fprintf(w, "%s %s %s %s%s\n", p.dim(ev.At.Local().Format(timeLayout)), p.cyan(oneLine(ev.Node)), oneLine(ev.Kind), about, oneLine(ev.Message))
+	if ev.System != "" && ev.System != defaultSystem {
+		about = oneLine(ev.System) + ": " + about
+	}
+	_, err := fmt.Fprintf(w, "%s %s %s %s%s\n", p.dim(c.clock(ev.At)), p.cyan(oneLine(ev.Node)), oneLine(ev.Kind), about, oneLine(ev.Message))
 	return err
 }

@@ -39,17 +39,29 @@ func newWhatIfCommand(c *console) *cobra.Command {
 				if c.json {
 					return printList(c, plans)
 				}
-				for _, p := range plans {
-					fmt.Fprint(c.out, renderPlan(p, c.paint(), c.wrapWidth()))
-				}
-				if len(plans) == 0 {
-					c.sayf("Nothing is deployed.")
-				}
+				c.showPlans(plans)
 				return nil
 			}),
 		})
 	}
 	return cmd
+}
+
+// showPlans shows the plans that say something.
+func (c *console) showPlans(plans []api.Plan) {
+	said := false
+	for _, p := range plans {
+		if !p.Empty || len(p.Warnings) > 0 {
+			said = true
+			fmt.Fprint(c.talk(), renderPlan(p, c.paint(), c.wrapWidth()))
+		}
+	}
+	switch {
+	case len(plans) == 0:
+		c.sayf("Nothing is deployed.")
+	case !said:
+		c.sayf("Nothing would change.")
+	}
 }
 
 // drain is one drain: look, ask, begin, watch until nothing is left.
@@ -89,9 +101,7 @@ func (d *drain) run(ctx context.Context, client *api.Client, node string) error 
 		return err
 	}
 	if !d.undo {
-		for _, p := range plans {
-			fmt.Fprint(d.talk(), renderPlan(p, d.paint(), d.wrapWidth()))
-		}
+		d.showPlans(plans)
 		if !d.yes {
 			if agreed, err := d.ask(ctx, fmt.Sprintf("Drain %s?", oneLine(node))); err != nil || !agreed {
 				return orError(err, &api.Error{Code: api.CodeAborted, Message: "nothing was changed: not agreed"})

@@ -92,10 +92,14 @@ func renderPlan(plan api.Plan, p painter, width int) string {
 	if plan.Empty {
 		fmt.Fprintf(&b, "System %s: nothing would change; generation %d stays.\n", p.bold(oneLine(plan.System)), plan.Base)
 	} else {
-		fmt.Fprintf(&b, "Plan for system %s, which is at generation %d:\n\n", p.bold(oneLine(plan.System)), plan.Base)
-		b.WriteString(planTable(plan, p).render(width))
+		fmt.Fprintf(&b, "Plan for system %s, which is at generation %d:\n", p.bold(oneLine(plan.System)), plan.Base)
+		if changes := planTable(plan, p).render(width); changes != "" {
+			b.WriteString("\n" + changes)
+		}
 		b.WriteString(planPorts(plan, p, width))
-		fmt.Fprintf(&b, "\n%s\n", strings.Join(fold(planSummary(plan), width), "\n"))
+		if summary := planSummary(plan); summary != "" {
+			fmt.Fprintf(&b, "\n%s\n", strings.Join(fold(summary, width), "\n"))
+		}
 	}
 	for _, w := range plan.Warnings {
 		fmt.Fprintf(&b, "%s %s\n", p.yellow("warning:"), oneLine(w))
@@ -148,7 +152,10 @@ func planSummary(plan api.Plan) string {
 	}
 	text := strings.Join(parts, ", ")
 	if plan.Fetch > 0 {
-		text += "; " + byteSize(plan.Fetch) + " to fetch"
+		text = strings.TrimPrefix(text+"; "+byteSize(plan.Fetch)+" to fetch", "; ")
+	}
+	if text == "" {
+		return ""
 	}
 	return text + "."
 }

@@ -45,9 +45,14 @@ func renderPorts(ports []api.Reservation, p painter, width int) string {
 		return cmp.Or(cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Number, b.Number), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Service, b.Service))
 	})
 	var t table
-	t.head(p, "RESOURCE", "NUMBER", "SERVICE", "NAME", "SCOPE", "NODE", "NOTE")
+	t.head(p, "RESOURCE", "NUMBER", "SYSTEM", "SERVICE", "NAME", "SCOPE", "NODE", "NOTE")
+	several := slices.ContainsFunc(sorted, func(r api.Reservation) bool { return r.System != sorted[0].System })
 	for _, r := range sorted {
-		t.row(plain(r.Resource), plain(strconv.Itoa(r.Number)), plain(r.Service), plain(r.Name), plain(r.Scope), plain(r.Node), cell{portNote(r), p.yellow})
+		system := "" // the column is left out while all are of one
+		if several {
+			system = r.System
+		}
+		t.row(plain(r.Resource), plain(strconv.Itoa(r.Number)), plain(system), plain(r.Service), plain(r.Name), plain(r.Scope), plain(r.Node), cell{portNote(r), p.yellow})
 	}
 	return t.render(width)
 }

@@ -71,9 +71,12 @@ func (c *console) withClient(run func(cmd *cobra.Command, client *api.Client, ar
 	}
 }
 
+// defaultSystem is the system of who names none.
+const defaultSystem = "default"
+
 // systemFlag is --system, the same for every command that has it.
 func systemFlag(cmd *cobra.Command, system *string) {
-	cmd.Flags().StringVar(system, "system", "default", "`NAME` of the system")
+	cmd.Flags().StringVar(system, "system", defaultSystem, "`NAME` of the system")
 	_ = cmd.RegisterFlagCompletionFunc("system", cobra.NoFileCompletions)
 }
 
@@ -81,6 +84,9 @@ func renderStatus(s api.Status, now time.Time, p painter, width int) string {
 	var b strings.Builder
 	b.WriteString(statusLine(s, p) + "\n")
 	if len(s.Instances) == 0 {
+		if len(s.Systems) > 0 {
+			b.WriteString("Deployed are: " + oneLine(strings.Join(s.Systems, ", ")) + " (--system).\n")
+		}
 		return b.String()
 	}
 	var t table

@@ -171,6 +171,9 @@ func (t *table) columnWidths() []int {
 	return widths
 }
 
+// minFold is the narrowest last column that is folded, in runes.
+const minFold = 12
+
 func (t *table) renderRow(row []cell, widths []int, width int) string {
 	line, used, pad := t.indent, len(t.indent), 0
 	for i, w := range widths[:len(widths)-1] {
@@ -186,8 +189,8 @@ func (t *table) renderRow(row []cell, widths []int, width int) string {
 		return strings.TrimRight(line, " ") + "\n"
 	}
 	room := 0
-	if width > 0 {
-		room = max(width-used, 12)
+	if width-used >= minFold { // else the terminal breaks the whole line, as it does without columns
+		room = width - used
 	}
 	for i, part := range fold(last.text, room) {
 		if i > 0 {

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"runtime"
 	"time"
 
@@ -27,11 +29,12 @@ func newVersionCommand(c *console) *cobra.Command {
 					Node    *api.Version `json:"node,omitempty"`
 				}{node.Version, runtime.Version(), remote})
 			}
-			c.sayf("isonomia %s (%s)", node.Version, runtime.Version())
+			text := fmt.Sprintf("isonomia %s (%s)\n", node.Version, runtime.Version())
 			if remote != nil {
-				c.sayf("node %s runs %s (%s)", oneLine(remote.Node), oneLine(remote.Version), oneLine(remote.Go))
+				text += fmt.Sprintf("node %s runs %s (%s)\n", oneLine(remote.Node), oneLine(remote.Version), oneLine(remote.Go))
 			}
-			return nil
+			_, err := io.WriteString(c.out, text)
+			return err
 		},
 	}
 }

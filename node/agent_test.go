@@ -23,7 +23,7 @@ distribution {
 }
 `, nil)
 	await(t, 30*time.Second, func() string {
-		history, err := leader.History(t.Context(), "")
+		history, err := leader.History(t.Context(), "", true)
 		if err != nil {
 			return err.Error()
 		}

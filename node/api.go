@@ -61,7 +61,7 @@ func (n *Node) apiRoutes() http.Handler {
 	mux.HandleFunc("/", handle(func(r *http.Request) (any, error) {
 		return nil, &api.Error{Code: api.CodeNotFound, Message: "there is no " + r.Method + " " + r.URL.Path}
 	}))
-	return mux
+	return namesSystems(mux)
 }
 
 // handle adapts a function to a handler: its value becomes JSON, its error an api.Error.
@@ -235,6 +235,25 @@ func systemOf(name string) string {
 		return "default"
 	}
 	return name
+}
+
+// checkSystem refuses what cannot be the name of a system.
+func checkSystem(name string) error {
+	if model.ValidSystem(systemOf(name)) {
+		return nil
+	}
+	return &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("%q cannot be the name of a system", name), Hint: model.NameHint}
+}
+
+// namesSystems lets only requests pass whose query can name a system.
+func namesSystems(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := checkSystem(r.URL.Query().Get("system")); err != nil {
+			writeError(w, err)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // stateFor gives State as the request wants it: consistent=1 asks the leader first.

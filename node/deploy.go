@@ -31,6 +31,9 @@ type undertaking struct {
 // undertake composes what is asked for on a State.
 func undertake(s *model.State, req api.PlanRequest) (undertaking, error) {
 	system := systemOf(req.System)
+	if err := checkSystem(system); err != nil {
+		return undertaking{}, err
+	}
 	switch req.Kind {
 	case model.KindDeploy, "":
 		return undertakeDeploy(s, system, req)
@@ -79,6 +82,9 @@ func invalid(diags model.Diagnostics, src model.Source) error {
 
 func newUndertaking(s *model.State, system string, m model.Manifest, d model.Draft) undertaking {
 	u := undertaking{plan: model.Diff(s, system, m), draft: d}
+	if d.Kind == model.KindUndeploy {
+		u.plan.StopsBecause(func(model.Change) string { return "it is undeployed" })
+	}
 	in, ok := s.Intent(system, s.Systems.At(system).Intent)
 	sameText := maps.EqualFunc(in.Source.Files, d.Source.Files, bytes.Equal) && maps.Equal(in.Packages, d.Packages) &&
 		slices.Equal(in.Excluded, d.Excluded)

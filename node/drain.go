@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
@@ -68,7 +69,7 @@ func memberNamed(s *model.State, name string) (model.Node, error) {
 		names = append(names, m.Name)
 	}
 	slices.Sort(names)
-	return node, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no node %q", name), Hint: fmt.Sprintf("Members are %v.", names)}
+	return node, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no node %q", name), Hint: "Members are " + strings.Join(names, ", ") + "."}
 }
 
 // memberNow is memberNamed, on a State that is as new as the leader's.

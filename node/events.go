@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/node/api"
 )
 
@@ -208,7 +210,7 @@ func sendEvents(out *lines, events []api.Event) {
 
 func (n *Node) mergeEvents(w http.ResponseWriter, r *http.Request, own []api.Event, newest time.Time, tail int, follow bool) {
 	all := slices.Clone(own)
-	for _, events := range gather(n, r, fmt.Sprintf("/v1/events?tail=%d", tail)) {
+	for _, events := range gather(n, w, r, fmt.Sprintf("/v1/events?tail=%d", tail), "") {
 		for _, line := range events {
 			var e api.Event
 			if json.Unmarshal([]byte(line), &e) == nil {
@@ -251,31 +253,56 @@ func sendOrDone[T any](ctx context.Context, c chan<- T, v T) error {
 	}
 }
 
-// gather asks every other node that is up for lines, two seconds at the most, and leaves out those that do not answer.
-func gather(n *Node, r *http.Request, path string) [][]string {
+// maxGathered bounds what one node adds to the lines of several, in bytes.
+const maxGathered = 64 << 20
+
+// gather asks every other node that is up for lines, two seconds at the most. Those that are down or do not answer are
+// named in the header of the answer. only, unless empty, is the one node to ask.
+func gather(n *Node, w http.ResponseWriter, r *http.Request, path, only string) [][]string {
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
 	s := n.fsm.State()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var out [][]string
+	var silent []string
 	for id, node := range s.Nodes.All() {
-		if id == n.id.ID || node.Down {
+		if id == n.id.ID || only != "" && only != node.Name {
 			continue
 		}
 		wg.Go(func() {
-			b, err := n.peers.call(ctx, id, http.MethodGet, path, nil)
-			if err != nil {
-				n.log.Debug("gathering", "path", path, "node", node.Name, "err", err)
-				return
-			}
+			b, err := n.gatherFrom(ctx, node, path)
 			mu.Lock()
 			defer mu.Unlock()
+			if err != nil {
+				n.log.Debug("gathering", "path", path, "node", node.Name, "err", err)
+				silent = append(silent, node.Name)
+				return
+			}
 			out = append(out, strings.Split(strings.TrimSpace(string(b)), "\n"))
 		})
 	}
 	wg.Wait()
+	if slices.Sort(silent); len(silent) > 0 {
+		w.Header().Set(api.UnansweredHeader, strings.Join(silent, ","))
+	}
 	return out
+}
+
+func (n *Node) gatherFrom(ctx context.Context, node model.Node, path string) ([]byte, error) {
+	if node.Down {
+		return nil, errors.New("it is down")
+	}
+	resp, err := n.peers.open(ctx, n.peers.rpc, node.ID, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxGathered+1))
+	if err == nil && len(b) > maxGathered {
+		err = fmt.Errorf("more than %d bytes", maxGathered)
+	}
+	return b, err
 }
 
 // followPeers passes on the lines of every other node until ctx ends, asking again after a break.

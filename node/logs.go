@@ -63,14 +63,18 @@ func (n *Node) getLogs(w http.ResponseWriter, r *http.Request) {
 		n.sendOwnLogs(w, r, q)
 		return
 	}
-	if err := n.knowsService(q); err != nil {
+	err = n.knowsService(q)
+	if err == nil && q.node != "" {
+		_, err = memberNamed(n.fsm.State(), q.node)
+	}
+	if err != nil {
 		writeError(w, err)
 		return
 	}
 	all := n.ownLines(r.Context(), q)
 	once := q
 	once.follow = false
-	for _, lines := range gather(n, r, once.encode()) {
+	for _, lines := range gather(n, w, r, once.encode(), q.node) {
 		for _, line := range lines {
 			var l api.LogLine
 			if json.Unmarshal([]byte(line), &l) == nil {

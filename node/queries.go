@@ -23,7 +23,7 @@ func (n *Node) getMembers(*http.Request) (any, error) {
 	for _, srv := range n.fsm.Servers() {
 		voters[srv.ID] = srv.Voter
 	}
-	out := api.Members{Members: []api.Member{}, Warning: n.fewNodes(s)}
+	out := api.Members{Members: []api.Member{}, Warning: cmp.Or(n.noLeader(), n.fewNodes(s))}
 	for id, node := range s.Nodes.All() {
 		m := api.Member{ID: id, Name: node.Name, Zone: node.Zone(), Attributes: node.Attributes, Version: node.Version,
 			Status: memberStatus(node, gossip[id], id == n.id.ID), Role: n.role(id, voters), Note: n.memberNote(node)}
@@ -119,6 +119,14 @@ func (n *Node) memberNote(node model.Node) string {
 	return ""
 }
 
+// noLeader says what the lack of a leader means.
+func (n *Node) noLeader() string {
+	if n.fsm.Leader() != "" {
+		return ""
+	}
+	return "no leader: nothing can be changed until one is elected, for which more than half of the voters must be up"
+}
+
 // fewNodes says plainly what too few nodes mean.
 func (n *Node) fewNodes(s *model.State) string {
 	up := 0
@@ -157,6 +165,9 @@ func (n *Node) status(ctx context.Context, s *model.State, system string, stale 
 		out.Leader = s.NodeName(l)
 	}
 	rows := s.SystemRows(system)
+	if len(rows) == 0 {
+		out.Systems = deployedSystems(s)
+	}
 	seen := n.observeAll(ctx, s, rows)
 	for _, r := range rows {
 		out.Instances = append(out.Instances, instance(s, r, seen))
@@ -166,6 +177,16 @@ func (n *Node) status(ctx context.Context, s *model.State, system string, stale 
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Generation, b.Generation))
 	})
 	return out
+}
+
+func deployedSystems(s *model.State) []string {
+	var names []string
+	for name := range s.Systems.All() {
+		if len(s.SystemRows(name)) > 0 {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func instance(s *model.State, r model.Row, seen map[string]observation) api.Instance {
@@ -261,7 +282,7 @@ func (n *Node) getPorts(r *http.Request) (any, error) {
 }
 
 func reservation(s *model.State, r model.Reservation) api.Reservation {
-	a := api.Reservation{Service: r.Service, Name: r.Name, Resource: r.Resource, Number: r.Number, Scope: string(r.Scope)}
+	a := api.Reservation{System: r.System, Service: r.Service, Name: r.Name, Resource: r.Resource, Number: r.Number, Scope: string(r.Scope)}
 	if r.Node != "" {
 		a.Node = s.NodeName(r.Node)
 	}
@@ -269,7 +290,10 @@ func reservation(s *model.State, r model.Reservation) api.Reservation {
 }
 
 func (n *Node) getHistory(r *http.Request) (any, error) {
-	s := n.fsm.State()
+	s, _, err := n.stateFor(r)
+	if err != nil {
+		return nil, err
+	}
 	out := []api.HistoryEntry{}
 	for _, g := range s.Gens.Prefix(systemOf(r.URL.Query().Get("system")) + "/") {
 		out = append(out, historyEntry(s, g))

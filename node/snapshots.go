@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
@@ -202,6 +205,11 @@ func passOn[T any](n *Node, r *http.Request, node, path string, body any) (out T
 	b, err := json.Marshal(body)
 	if err == nil {
 		b, err = n.peers.call(r.Context(), node, http.MethodPost, path, b)
+		var unsent *url.Error
+		if errors.As(err, &unsent) {
+			err = &api.Error{Code: api.CodeUnreachable, Message: fmt.Sprintf("node %s does not answer: %v", n.fsm.State().NodeName(node), unsent.Err),
+				Hint: "See isonomia members."}
+		}
 	}
 	if err == nil {
 		err = json.Unmarshal(b, &out)
@@ -262,15 +270,15 @@ func generationOf(s *model.State, custodyKey, service string, generation uint64)
 	if ok {
 		return snap, nil
 	}
-	var have []uint64
+	var have []string
 	for _, snap := range s.ComponentSnapshots(custodyKey) {
-		have = append(have, snap.Generation)
+		have = append(have, strconv.FormatUint(snap.Generation, 10))
 	}
 	if len(have) == 0 {
 		return snap, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no snapshot of %s", service), Hint: "Take one: isonomia snapshot " + service}
 	}
 	return snap, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("generation %d of %s is not kept", generation, service),
-		Hint: fmt.Sprintf("Kept are %v.", have)}
+		Hint: "Kept are " + strings.Join(have, ", ") + "."}
 }
 
 // restoreTo replaces the state of an active row by a snapshot, after one of what there is now. When loading fails, what

@@ -163,7 +163,7 @@ func (n *Node) Members() ([]Member, error) {
 func (n *Node) History() ([]Generation, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), queryTimeout)
 	defer cancel()
-	return n.api.History(ctx, system)
+	return n.api.History(ctx, system, true)
 }
 
 // Ports is the list of reservations as the node knows them.

@@ -89,12 +89,15 @@ type Status struct {
 	Stale      bool       `json:"stale"` // read from this node's own State without asking the leader
 	Warning    string     `json:"warning,omitempty"`
 	Instances  []Instance `json:"instances"`
+	// Systems names those of which something is deployed, if of this one nothing is.
+	Systems []string `json:"systems,omitempty"`
 	// NotAnswering says, a line each, which node cannot answer which shared port, and why.
 	NotAnswering []string `json:"not_answering,omitempty"`
 }
 
 // Reservation is a row of GET /v1/ports.
 type Reservation struct {
+	System   string `json:"system"`
 	Service  string `json:"service"`
 	Name     string `json:"name"`
 	Resource string `json:"resource"`
@@ -105,7 +108,7 @@ type Reservation struct {
 	NotAnswering []string `json:"not_answering,omitempty"`
 }
 
-// HistoryEntry is a row of GET /v1/history?system=NAME.
+// HistoryEntry is a row of GET /v1/history?system=NAME&consistent=1.
 type HistoryEntry struct {
 	Generation uint64    `json:"generation"`
 	Base       uint64    `json:"base"`

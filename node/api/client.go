@@ -95,10 +95,14 @@ func (c *Client) Ports(ctx context.Context) ([]Reservation, error) {
 	return call[[]Reservation](ctx, c, queryTimeout, http.MethodGet, "/v1/ports", nil)
 }
 
-// History lists the generations of a system as the node sends them.
-func (c *Client) History(ctx context.Context, system string) ([]HistoryEntry, error) {
-	path := "/v1/history?" + url.Values{"system": {system}}.Encode()
-	return call[[]HistoryEntry](ctx, c, queryTimeout, http.MethodGet, path, nil)
+// History lists the generations of a system as the node sends them. A consistent read asks the leader first; the other
+// kind answers without a quorum.
+func (c *Client) History(ctx context.Context, system string, consistent bool) ([]HistoryEntry, error) {
+	q := url.Values{"system": {system}}
+	if consistent {
+		q.Set("consistent", "1")
+	}
+	return call[[]HistoryEntry](ctx, c, queryTimeout, http.MethodGet, "/v1/history?"+q.Encode(), nil)
 }
 
 // Tokens lists the tokens, never their secrets.

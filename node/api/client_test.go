@@ -75,7 +75,7 @@ func TestRequestsReachTheirPaths(t *testing.T) {
 	check(err)
 	_, err = c.Ports(ctx)
 	check(err)
-	_, err = c.History(ctx, "default")
+	_, err = c.History(ctx, "default", false)
 	check(err)
 	_, err = c.Tokens(ctx)
 	check(err)

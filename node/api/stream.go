@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -30,28 +31,35 @@ const (
 // LogQuery says which log lines to send. Empty fields do not restrict.
 type LogQuery struct {
 	System, Service, Node string
-	Tail                  int // newest lines of each instance; negative means all that are kept
+	Tail                  int // newest lines; negative means all that are kept
 	Follow                bool
 	Since                 time.Time
+	// Unanswered is told, before the first line, which nodes could not be asked, if any; nil: nobody is.
+	Unanswered func(nodes []string)
 }
 
 // EventQuery says which events to send.
 type EventQuery struct {
 	Tail   int // newest events; negative means all that are kept
 	Follow bool
+	// Unanswered is told, before the first event, which nodes could not be asked, if any; nil: nobody is.
+	Unanswered func(nodes []string)
 }
+
+// UnansweredHeader names, in the answer with lines of several nodes, those that could not be asked, commas between them.
+const UnansweredHeader = "Isonomia-Unanswered"
 
 // Build runs a build and streams its log. The last event carries Output; an event with Error ends the stream with
 // that error. The whole may take as long as the build's own deadline says.
 func (c *Client) Build(ctx context.Context, req BuildRequest) iter.Seq2[BuildEvent, error] {
-	return stream(ctx, c, http.MethodPost, "/v1/builds", req, func(ev BuildEvent) bool { return ev.Output != "" })
+	return stream(ctx, c, http.MethodPost, "/v1/builds", req, func(ev BuildEvent) bool { return ev.Output != "" }, nil)
 }
 
 // Watch streams the status of an intent until its outcome is final (Done). A stream that ends before is an error
 // with CodeUnreachable.
 func (c *Client) Watch(ctx context.Context, system string, intent uint64) iter.Seq2[WatchEvent, error] {
 	q := url.Values{"system": {system}, "intent": {strconv.FormatUint(intent, 10)}}
-	return stream(ctx, c, http.MethodGet, "/v1/watch?"+q.Encode(), nil, func(ev WatchEvent) bool { return ev.Done })
+	return stream(ctx, c, http.MethodGet, "/v1/watch?"+q.Encode(), nil, func(ev WatchEvent) bool { return ev.Done }, nil)
 }
 
 // Logs streams log lines; with Follow until ctx ends.
@@ -68,7 +76,7 @@ func (c *Client) Logs(ctx context.Context, query LogQuery) iter.Seq2[LogLine, er
 	if !query.Since.IsZero() {
 		q.Set("since", query.Since.UTC().Format(time.RFC3339Nano))
 	}
-	return stream(ctx, c, http.MethodGet, "/v1/logs?"+q.Encode(), nil, unless[LogLine](query.Follow))
+	return stream(ctx, c, http.MethodGet, "/v1/logs?"+q.Encode(), nil, unless[LogLine](query.Follow), query.Unanswered)
 }
 
 // Events streams what nodes noticed; with Follow until ctx ends.
@@ -77,7 +85,7 @@ func (c *Client) Events(ctx context.Context, query EventQuery) iter.Seq2[Event, 
 	if query.Follow {
 		q.Set("follow", "1")
 	}
-	return stream(ctx, c, http.MethodGet, "/v1/events?"+q.Encode(), nil, unless[Event](query.Follow))
+	return stream(ctx, c, http.MethodGet, "/v1/events?"+q.Encode(), nil, unless[Event](query.Follow), query.Unanswered)
 }
 
 // tailText writes a number of lines; for all that are kept it is one that no ring holds.
@@ -99,7 +107,7 @@ func unless[T any](follow bool) func(T) bool {
 // stream sends a request and yields the lines of its answer. A line with an "error" member yields that error and
 // ends the stream, whatever T is; empty lines are skipped. isLast knows the last item: an answer that ends before it
 // was cut off, which is CodeUnreachable (nil: it may end anywhere). The request ends when the loop over it does.
-func stream[T any](ctx context.Context, c *Client, method, path string, body any, isLast func(T) bool) iter.Seq2[T, error] {
+func stream[T any](ctx context.Context, c *Client, method, path string, body any, isLast func(T) bool, unanswered func([]string)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
@@ -112,6 +120,9 @@ func stream[T any](ctx context.Context, c *Client, method, path string, body any
 			return
 		}
 		defer resp.Body.Close()
+		if names := resp.Header.Get(UnansweredHeader); names != "" && unanswered != nil {
+			unanswered(strings.Split(names, ","))
+		}
 		err = eachLine(bufio.NewReader(dog.reader(resp.Body)), isLast, func(item T) bool { return yield(item, nil) })
 		if err != nil {
 			yield(zero, c.translate(ctx, err))
