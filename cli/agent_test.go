@@ -65,7 +65,7 @@ func TestAgentThatCannotBeMeant(t *testing.T) {
 		{[]string{"--config", filepath.Join(dir, "none")}, "none: no such file"},
 		{[]string{"--advertise", "0.0.0.0:7878"}, "not one that others reach this node at"},
 		{[]string{"--attribute", "=x"}, "needs a name"},
-		{[]string{"--data", filepath.Join(data, strings.Repeat("x", 100))}, "a socket at most"},
+		{[]string{"--data", filepath.Join(data, strings.Repeat("x", 100))}, "too long for a socket"},
 	} {
 		got := invoke(t, nil, append([]string{"agent", "--bootstrap", "--data", data}, tc.args...))
 		got.want(t, 2)

@@ -194,6 +194,9 @@ func (n *Node) serveAPI(ctx context.Context) error {
 // listenUnix makes the socket where nobody else gets to it and moves it into place when its mode is right, so that it is
 // never open to others for an instant. (The umask would be the whole process's.) Whatever has the name is replaced.
 func listenUnix(path string) (net.Listener, error) {
+	if err := fitsSocket(path); err != nil {
+		return nil, err
+	}
 	temp, err := os.MkdirTemp(filepath.Dir(path), ".a")
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)

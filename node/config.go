@@ -92,6 +92,13 @@ func LoadConfig(path string) (Config, error) {
 // maxSocketPath is what the address of a Unix socket holds, less what a temporary name beside it needs, in bytes.
 const maxSocketPath = 100
 
+func fitsSocket(path string) error {
+	if len(path) <= maxSocketPath {
+		return nil
+	}
+	return fmt.Errorf("the path %s has %d bytes, which is too long for a socket (at most %d): use a shorter data directory (--data)", path, len(path), maxSocketPath)
+}
+
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // complete fills in defaults and refuses what cannot work.
@@ -115,8 +122,8 @@ func (c Config) complete() (Config, error) {
 	if host, _, err := net.SplitHostPort(c.Advertise); c.Advertise != "" && (err != nil || host == "" || net.ParseIP(host).IsUnspecified()) {
 		return c, fmt.Errorf("address %q is not one that others reach this node at: HOST:PORT (--advertise)", c.Advertise)
 	}
-	if s := paths(c.Dir).socket(); len(s) > maxSocketPath {
-		return c, fmt.Errorf("the path %s has %d bytes, and a socket at most %d: use a shorter data directory (--data)", s, len(s), maxSocketPath)
+	if err := fitsSocket(paths(c.Dir).socket()); err != nil {
+		return c, err
 	}
 	for name := range c.Attributes {
 		if strings.TrimSpace(name) == "" {

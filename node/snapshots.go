@@ -61,11 +61,12 @@ func (a *agent) takeSnapshot(ctx context.Context, r model.Row, why string) (api.
 	defer done()
 	d, err := a.n.dump(ctx, s, r.RowSpec, a.instance(s, r.RowSpec, r.Claim), false)
 	var pause time.Duration
-	if err == nil && d.live {
+	if warm := d.snap.Stored; err == nil && d.live {
 		pause, err = a.stopped(ctx, r, func(ctx context.Context) (err error) {
 			d, err = a.n.dump(ctx, s, r.RowSpec, a.instance(s, r.RowSpec, r.Claim), true)
 			return err
 		})
+		d.snap.Stored += warm // the store grew by both
 	}
 	if err != nil {
 		return api.SnapshotTaken{}, fmt.Errorf("snapshot of %s: %w", r.Service, err)
