@@ -55,8 +55,8 @@ fuzz: ## every fuzz target for FUZZTIME (default 20s)
 	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	  echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x $$pkg; done; done
 
-soak: deps build ## the long suites: every crash point of deployments and of moves of each kind of state, a large database, many simulated systems, an hour of load (ISONOMIA_SOAK_FOR=1h)
-	ISONOMIA_SOAK=1 go test -timeout 4h -run TestSimulation ./raftfsm
+soak: deps build ## the long suites: every crash point of deployments and of moves of each kind of state, a large database, many simulated systems, 200 followers, an hour of load (ISONOMIA_SOAK_FOR=1h)
+	ISONOMIA_SOAK=1 go test -timeout 4h -v -run 'TestSimulation|TestManyFollowers' ./raftfsm
 	ISONOMIA_SOAK=1 go test -timeout 1h -v -run TestLarge ./activate/postgresql
 	ISONOMIA_SOAK=1 go test -timeout 8h -v -run 'TestCrashPoints|TestStateMovesThroughDeaths|TestBadDump|TestSoak' ./testcluster
 

@@ -97,7 +97,7 @@ func (m *Mesh) serveStream(ctx context.Context, c *Conn) {
 		serveProbe(c)
 		return
 	}
-	if p.class() != c.link.class || p < protoProbe || p > ProtoProxy {
+	if p.class() != c.link.class || p < protoProbe || p > ProtoFeed {
 		c.abort(streamBadProto)
 		return
 	}

@@ -299,6 +299,23 @@ func (m *Mesh) member(s serf.Member) Member {
 	return out
 }
 
+// Status is what gossip thinks of one node, which costs little to ask; "" = it does not know it.
+func (m *Mesh) Status(id string) Status {
+	m.gossip.mu.Lock()
+	s, known := m.gossip.status[id]
+	m.gossip.mu.Unlock()
+	switch {
+	case !known:
+		return ""
+	case s != serf.StatusAlive || id == m.id.ID:
+		return status(s)
+	}
+	if p := m.table.lookup(id); p != nil && p.suspect() {
+		return StatusSuspect
+	}
+	return StatusAlive
+}
+
 func status(s serf.MemberStatus) Status {
 	switch s {
 	case serf.StatusAlive:

@@ -103,7 +103,7 @@ func TestWrongFirstByte(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
 	a, b := c.pair(t)
-	for _, p := range []Proto{ProtoBlob, ProtoProxy, 0, 7, 255} {
+	for _, p := range []Proto{ProtoBlob, ProtoProxy, 0, ProtoFeed + 1, 255} {
 		echo(t, b, p)
 		l, err := a.linkTo(t.Context(), b.ID(), control)
 		if err != nil {

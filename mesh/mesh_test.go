@@ -201,7 +201,7 @@ func TestStreamsReachTheirListener(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t)
 	a, b := c.pair(t)
-	protos := []Proto{ProtoRaft, ProtoRPC, ProtoBlob, ProtoProxy}
+	protos := []Proto{ProtoRaft, ProtoRPC, ProtoBlob, ProtoProxy, ProtoFeed}
 	for _, p := range protos {
 		l := b.Listener(p)
 		go func() {

@@ -19,10 +19,11 @@ const (
 	ProtoRPC    Proto = 4
 	ProtoBlob   Proto = 5 // bulk
 	ProtoProxy  Proto = 6 // bulk
+	ProtoFeed   Proto = 7
 )
 
 func (p Proto) String() string {
-	names := [...]string{1: "probe", 2: "gossip", 3: "raft", 4: "rpc", 5: "blob", 6: "proxy"}
+	names := [...]string{1: "probe", 2: "gossip", 3: "raft", 4: "rpc", 5: "blob", 6: "proxy", 7: "feed"}
 	if int(p) < len(names) && names[p] != "" {
 		return names[p]
 	}

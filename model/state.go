@@ -74,7 +74,7 @@ type Node struct {
 	Host       string            `cbor:"6,keyasint"` // what others use to reach services on it: no port
 	Epoch      uint64            `cbor:"7,keyasint"` // raised each time it is marked down
 	Down       bool              `cbor:"8,keyasint"`
-	Server     bool              `cbor:"9,keyasint"` // may be a raft server
+	Server     bool              `cbor:"9,keyasint"` // may be a raft server: the leader picks some of those
 	Admitted   time.Time         `cbor:"10,keyasint"`
 	Version    string            `cbor:"11,keyasint"`
 	StateMax   int               `cbor:"12,keyasint"`           // newest state version that its binary understands

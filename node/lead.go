@@ -136,6 +136,9 @@ func waitAny(ctx context.Context, wake time.Time, chans ...<-chan struct{}) {
 
 // watchman listens for the other nodes on behalf of the leader. Silence counts from when this term's leader first saw the
 // node in State, on its own clock.
+//
+// The leader hears raft servers all the time. Of followers there may be many: gossip, which costs the same however many
+// there are, watches those, and only whom it doubts is probed from here.
 type watchman struct {
 	n       *Node
 	changed chan struct{} // a node fell silent or was heard again
@@ -145,14 +148,20 @@ type watchman struct {
 	late   time.Duration
 	asking map[string]bool
 	met    map[string]time.Time // when this leader first saw a node
+	alive  map[string]time.Time // followers: when gossip was last seen to say that they are
 }
+
+// gossipSilence is how long nobody has had an answer from a node, at least, when gossip begins to call it failed.
+const gossipSilence = 1800 * time.Millisecond
 
 func newWatchman(n *Node, g *grants) *watchman {
-	return &watchman{n: n, grants: g, changed: make(chan struct{}, 1), asking: map[string]bool{}, met: map[string]time.Time{}}
+	return &watchman{n: n, grants: g, changed: make(chan struct{}, 1), asking: map[string]bool{}, met: map[string]time.Time{},
+		alive: map[string]time.Time{}}
 }
 
-// run probes every node that was not heard lately, twice a second: what raft servers say keeps them heard anyway. The worst lateness of its own ticker, halved at each tick, says how far this
-// process can be trusted to judge others.
+// run probes every raft server that was not heard lately, and every follower of which gossip is not sure, twice a second:
+// what raft servers say keeps them heard anyway. The worst lateness of its own ticker, halved at each tick, says how far
+// this process can be trusted to judge others.
 func (w *watchman) run(ctx context.Context) {
 	var probes sync.WaitGroup
 	defer probes.Wait()
@@ -167,12 +176,39 @@ func (w *watchman) run(ctx context.Context) {
 		}
 		w.tick(time.Since(last) - probeEvery)
 		last = time.Now()
+		servers := w.servers()
 		for id := range w.n.fsm.State().Nodes.All() {
-			if id != w.n.id.ID && time.Since(w.n.mesh.Heard(id)) > probeEvery*3/4 && w.begin(id) {
+			sure := !servers[id] && w.n.mesh.Status(id) == mesh.StatusAlive
+			if id != w.n.id.ID && !sure && time.Since(w.n.mesh.Heard(id)) > probeEvery*3/4 && w.begin(id) {
 				probes.Go(func() { w.probe(ctx, id) })
 			}
 		}
 	}
+}
+
+func (w *watchman) servers() map[string]bool {
+	servers := map[string]bool{}
+	for _, s := range w.n.fsm.Servers() {
+		servers[s.ID] = true
+	}
+	return servers
+}
+
+// heardLocked is when a node was last there, as far as anybody knows.
+func (w *watchman) heardLocked(id string, server bool, now time.Time) time.Time {
+	heard := w.n.mesh.Heard(id)
+	if server {
+		return heard
+	}
+	switch w.n.mesh.Status(id) {
+	case mesh.StatusAlive, mesh.StatusSuspect:
+		w.alive[id] = now
+		return now
+	}
+	if last := w.alive[id].Add(-gossipSilence); last.After(heard) {
+		return last
+	}
+	return heard
 }
 
 func (w *watchman) tick(late time.Duration) {
@@ -225,8 +261,10 @@ func (w *watchman) view() model.View {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	v.Late = w.late
-	now, nodes := time.Now(), w.n.fsm.State().Nodes
-	maps.DeleteFunc(w.met, func(id string, _ time.Time) bool { return !nodes.Has(id) })
+	now, nodes, servers := time.Now(), w.n.fsm.State().Nodes, w.servers()
+	gone := func(id string, _ time.Time) bool { return !nodes.Has(id) }
+	maps.DeleteFunc(w.met, gone)
+	maps.DeleteFunc(w.alive, gone)
 	for id := range nodes.All() {
 		if id == w.n.id.ID {
 			v.Silent[id] = 0
@@ -235,7 +273,7 @@ func (w *watchman) view() model.View {
 		if w.met[id].IsZero() {
 			w.met[id] = now
 		}
-		heard := w.n.mesh.Heard(id)
+		heard := w.heardLocked(id, servers[id], now)
 		if met := w.met[id]; heard.Before(met) { // what was heard before does not count against, nor for, the node
 			if now.Sub(met) < probeEvery*2 {
 				continue
@@ -265,11 +303,12 @@ func (n *Node) sealLoop(ctx context.Context) {
 func (n *Node) sealOnce(ctx context.Context) error {
 	s := n.fsm.State()
 	var servers []string
-	for id, node := range s.Nodes.All() {
-		if node.Server {
-			servers = append(servers, id)
+	for _, srv := range n.fsm.Servers() {
+		if s.Nodes.Has(srv.ID) {
+			servers = append(servers, srv.ID)
 		}
 	}
+	slices.Sort(servers)
 	if slices.Equal(servers, slices.Sorted(maps.Keys(s.Cluster.Sealed))) {
 		return nil
 	}

@@ -180,7 +180,9 @@ func (n *Node) openRaft(context.Context) error {
 	}
 	n.fsm, err = raftfsm.Open(raftfsm.Config{ID: n.id.ID, Dir: n.dir.raft(), Listener: n.mesh.Listener(mesh.ProtoRaft),
 		Dial:    func(ctx context.Context, id string) (net.Conn, error) { return n.mesh.Dial(ctx, id, mesh.ProtoRaft) },
-		Forward: n.peers.forward, LeaderIndex: n.peers.index, Log: n.log})
+		Forward: n.peers.forward, LeaderIndex: n.peers.index, Feed: n.mesh.Listener(mesh.ProtoFeed),
+		DialFeed: func(ctx context.Context, id string) (net.Conn, error) { return n.mesh.Dial(ctx, id, mesh.ProtoFeed) },
+		Members:  n.aliveMembers, Log: n.log})
 	if err != nil {
 		return err
 	}
@@ -190,6 +192,17 @@ func (n *Node) openRaft(context.Context) error {
 		return s.Nodes.At(id).Key, s.Removed.Has(id)
 	})
 	return nil
+}
+
+// aliveMembers are the nodes that gossip hears.
+func (n *Node) aliveMembers() []string {
+	var ids []string
+	for _, m := range n.mesh.Members() {
+		if m.Status == mesh.StatusAlive {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
 }
 
 func (n *Node) closeRaft() {

@@ -27,28 +27,12 @@ func (t *tx) admit(c model.Admit) model.Result {
 		return refuse(model.ErrLimit, "the cluster has %d nodes, the most there may be", model.MaxNodes)
 	}
 	n := c.Node
-	n.Server, n.Admitted, n.Epoch, n.Down, n.Left = t.servers() < MaxServers, c.Now, 1, false, false
-	if !n.Server {
-		return refuse(model.ErrLimit, "the cluster has %d nodes, the most that this version supports", MaxServers)
-	}
+	n.Server, n.Admitted, n.Epoch, n.Down, n.Left = true, c.Now, 1, false, false
 	tok := t.s.Tokens.At(c.Token)
 	tok.UsesLeft--
 	t.s.Tokens = t.s.Tokens.Set(tok.ID, tok)
 	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
 	return model.Result{Value: n.Name}
-}
-
-// MaxServers bounds the raft servers, and with them, until followers have a feed of their own, the cluster.
-const MaxServers = 16
-
-func (t *tx) servers() int {
-	n := 0
-	for _, node := range t.s.Nodes.All() {
-		if node.Server {
-			n++
-		}
-	}
-	return n
 }
 
 func (t *tx) checkToken(c model.Admit) model.Result {

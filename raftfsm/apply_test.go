@@ -89,11 +89,12 @@ func TestApplyRefuses(t *testing.T) {
 	starting := applyAll(t, s, 12, claimOf(2, 2, "id-n2/web", model.Starting, 1))
 	stopping := applyAll(t, pending, 13, model.Part{Proposal: "p2", Gone: []string{"id-n1/db", "id-n2/web"}}, model.Commit{Proposal: "p2", Parts: 1},
 		claimOf(1, 1, "id-n1/db", model.Stopping, 2))
-	full := s
-	for i := 3; i <= MaxServers; i++ {
-		tok := fmt.Sprint("t", i)
-		full = applyAll(t, full, 12, model.CreateToken{Token: applyToken(tok, 1)}, admitBy(tok, i))
+	crowd := *s
+	for i := 3; i <= model.MaxNodes; i++ {
+		n := admitBy("two", i).Node
+		crowd.Nodes = crowd.Nodes.Set(n.ID, n)
 	}
+	full := &crowd
 	crowded := applyAll(t, pending, 13, model.Part{Proposal: "p2", Reserve: []model.Reservation{{System: "default", Service: "x", Resource: "ports", Node: "id-n1", Number: 80}}})
 	for name, k := range map[string]struct {
 		s    *model.State
@@ -109,7 +110,7 @@ func TestApplyRefuses(t *testing.T) {
 		"secret":                       {s, wrong, model.ErrSecret},
 		"name taken":                   {s, named, model.ErrConflict},
 		"key barred":                   {removed, admitBy("two", 2), model.ErrRemoved},
-		"too many nodes":               {full, admitBy("two", MaxServers+1), model.ErrLimit},
+		"too many nodes":               {full, admitBy("two", model.MaxNodes+1), model.ErrLimit},
 		"other token of the id":        {s, model.CreateToken{Token: model.Token{ID: "two", Hash: []byte("x")}}, model.ErrConflict},
 		"revoke unknown":               {s, model.RevokeToken{ID: "x"}, model.ErrUnknown},
 		"update unknown":               {s, model.UpdateNode{ID: "x"}, model.ErrUnknown},

@@ -89,9 +89,15 @@ func (c *cluster) open(m *member) (*Node, error) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	feed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	id := m.id
-	cfg := Config{ID: id, Dir: m.dir, Listener: l,
-		Dial: func(ctx context.Context, to string) (net.Conn, error) { return c.wires.dial(ctx, id, to) },
+	cfg := Config{ID: id, Dir: m.dir, Listener: l, Feed: feed,
+		DialFeed: func(ctx context.Context, to string) (net.Conn, error) { return c.wires.dialFeed(ctx, id, to) },
+		Members:  c.wires.members,
+		Dial:     func(ctx context.Context, to string) (net.Conn, error) { return c.wires.dial(ctx, id, to) },
 		Forward: func(ctx context.Context, to string, req []byte) ([]byte, error) {
 			return remote(ctx, c.wires, id, to, func(n *Node) ([]byte, error) { return n.HandleForward(ctx, req) })
 		},
@@ -113,23 +119,24 @@ func (c *cluster) open(m *member) (*Node, error) {
 		return nil, err
 	}
 	c.wires.join(id, l.Addr().String())
+	c.wires.join(feedOf(id), feed.Addr().String())
 	return n, nil
 }
 
 func (c *cluster) bootstrap(id string) *member {
 	c.t.Helper()
 	m := c.start(id)
-	init := model.Init{Cluster: model.Cluster{ID: "c1"}, Node: model.Node{ID: id, Name: id, Server: true, Epoch: 1}}
+	init := model.Init{Cluster: model.Cluster{ID: "c1"}, Node: model.Node{ID: id, Name: id, Server: true, Epoch: 1, StateMax: model.StateVersion}}
 	if err := m.Bootstrap(c.ctx, init); err != nil {
 		c.t.Fatalf("bootstrap %s: %v", id, err)
 	}
-	c.propose(m, model.CreateToken{Token: model.Token{ID: "t1", Hash: []byte("h"), UsesLeft: 100, Expires: time.Now().Add(time.Hour)}})
+	c.propose(m, model.CreateToken{Token: model.Token{ID: "t1", Hash: []byte("h"), UsesLeft: 1000, Expires: time.Now().Add(time.Hour)}})
 	return m
 }
 
 func (c *cluster) admit(id string) {
 	c.t.Helper()
-	c.propose(c.any(), model.Admit{Token: "t1", Secret: []byte("h"), Node: model.Node{ID: id, Name: id}, Now: time.Now()})
+	c.propose(c.any(), model.Admit{Token: "t1", Secret: []byte("h"), Node: model.Node{ID: id, Name: id, StateMax: model.StateVersion}, Now: time.Now()})
 }
 
 // propose expects every command to be accepted.

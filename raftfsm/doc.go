@@ -1,6 +1,8 @@
-// Package raftfsm remembers: it keeps State the same on every raft server, through one log.
+// Package raftfsm remembers: it keeps State the same on every node, through one log.
 //
-//	commands --Propose--> leader's log --raft--> every log --Apply--> State, behind an atomic pointer
+//	commands --Propose--> leader's log --raft--> log of each raft server --Apply--> State, behind an atomic pointer
+//	                                                     |
+//	                                                     +--feed--> every other node --Apply--> State
 //
 // A node may propose and read from anywhere; only the leader writes. Readers never lock: a State does not change, the
 // next one is another value.
@@ -53,8 +55,34 @@
 //
 // Status: 1 done, 2 not the leader, 3 busy, 4 uncertain, 5 refused.
 //
+// # Feed
+//
+// A stream from a node to a raft server. It says once where it is, and may ask for a sign of life with a byte 1:
+//
+//	version(1 byte)  flags(1 byte: 1 = be fuller than you should)  index of its State(8)  length of id(1 byte)  id
+//
+// The server answers in frames, all numbers big endian:
+//
+//	+--------+-----------+--------+
+//	|  kind  |  length   |  body  |
+//	| 1 byte |  4 bytes  |        |
+//	+--------+-----------+--------+
+//
+//	1 refusal  CBOR {1: reason, 2: leader, 3: servers}                     the last frame
+//	2 status   CBOR {1: leader, 2: [[id, voter], ...]}        <= 64 KiB    first, at changes, after 10 s of silence, when asked
+//	3 entry    index before(8) index(8) log entry             <= 1 MiB + 16
+//	4 chunk    a piece of a checkpoint                        <= 64 KiB
+//	5 end      of the checkpoint
+//	6 check    index(8) digest(32) of State there
+//
+// Reasons: 1 no raft server, 2 full, 3 out of touch with the leader, 4 behind the follower, 5 the follower is a raft
+// server, 6 unable. Frames of unknown kinds are passed over; an entry that does not follow on State ends the feed.
+//
 // # Files
 //
 //	DIR/log.db                                 bbolt: log, term, vote
 //	DIR/checkpoints/snapshots/TERM-INDEX-TIME/ raft's layout: meta.json, state.bin
+//	DIR/followed/checkpoint                    of a follower: State as it got or wrote it last
+//	DIR/followed/entries                       since: length(4) CRC-32C(4) [index before(8) index(8) log entry], ...
+//	DIR/followed.diverged/                     the last State of a follower that was not that of the raft servers
 package raftfsm

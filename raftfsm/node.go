@@ -68,7 +68,7 @@ type Checkpoints struct {
 	Trailing uint64        // entries that stay in the log, for followers that lag; default 4096
 }
 
-// Config of a Node. ID, Dir, Listener, Dial, Forward and LeaderIndex are required.
+// Config of a Node. What is not optional, or has a default, is required.
 type Config struct {
 	ID  string // of the node, and its raft address
 	Dir string // made if missing, 0700
@@ -82,6 +82,13 @@ type Config struct {
 	// LeaderIndex asks HandleReadIndex on the leader.
 	LeaderIndex func(ctx context.Context, leaderID string) (uint64, error)
 
+	// Feed gives connections of nodes that follow this one, or ask it whom to follow. Close closes it.
+	Feed net.Listener
+	// DialFeed connects to the Feed of another node.
+	DialFeed func(ctx context.Context, id string) (net.Conn, error)
+	// Members names nodes that may know who the raft servers are, for a node that knows none. Optional.
+	Members func() []string
+
 	Log         *slog.Logger // default: none
 	Timing      Timing       // zero: LAN
 	Checkpoints Checkpoints
@@ -94,8 +101,8 @@ func (c *Config) complete() error {
 	switch {
 	case c.ID == "" || c.Dir == "":
 		return errors.New("open raft: no id or directory")
-	case c.Listener == nil || c.Dial == nil || c.Forward == nil || c.LeaderIndex == nil:
-		return errors.New("open raft: Listener, Dial, Forward and LeaderIndex are required")
+	case c.Listener == nil || c.Dial == nil || c.Forward == nil || c.LeaderIndex == nil || c.Feed == nil || c.DialFeed == nil:
+		return errors.New("open raft: Listener, Dial, Forward, LeaderIndex, Feed and DialFeed are required")
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -122,7 +129,8 @@ func or[V comparable](v, otherwise V) V {
 	return v
 }
 
-// Node is this machine's raft server, and the State that it leads to.
+// Node is this machine's State, whichever way it comes: by its raft server, or by the feed of another node's. Every node
+// has a raft server; that of a node which is in no raft configuration is asleep.
 type Node struct {
 	cfg     Config
 	log     *slog.Logger
@@ -136,6 +144,8 @@ type Node struct {
 	roles   *roles
 	pulse   *pulse
 	handing handing
+	feeds   *feeds
+	follow  *following
 
 	gate       gate
 	proof      proof
@@ -153,7 +163,7 @@ type Node struct {
 }
 
 // Open starts the server from what is in cfg.Dir. In an empty directory it waits until it is added to a cluster or
-// bootstrapped. It closes cfg.Listener when it fails. Errors: ErrInUse, ErrDamaged, *MustUpgradeError (a checkpoint of
+// bootstrapped, or follows another node's State. It closes cfg.Listener and cfg.Feed when it fails. Errors: ErrInUse, ErrDamaged, *MustUpgradeError (a checkpoint of
 // a newer version).
 func Open(cfg Config) (*Node, error) {
 	if err := cfg.complete(); err != nil {
@@ -161,11 +171,12 @@ func Open(cfg Config) (*Node, error) {
 	}
 	n, err := open(cfg, newBridge(cfg.Log))
 	if err != nil {
-		_ = cfg.Listener.Close()
-		return nil, err
+		return nil, errors.Join(err, cfg.Listener.Close(), cfg.Feed.Close())
 	}
 	n.loops.Go(func() { n.roles.run(n.dead) })
 	n.loops.Go(n.watchLeadership)
+	n.loops.Go(n.serveFeeds)
+	n.loops.Go(n.follow.run)
 	return n, nil
 }
 
@@ -174,10 +185,11 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 	if err := raft.ValidateConfig(conf); err != nil {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, machine: newMachine(cfg.Apply, cfg.Log), disk: newDisk(cfg.Timing, cfg.disk, cfg.Log),
+	n := &Node{cfg: cfg, log: cfg.Log, machine: newMachine(cfg.Apply, cfg.Checkpoints.Entries, cfg.Log), disk: newDisk(cfg.Timing, cfg.disk, cfg.Log),
 		wedge: newWedge(cfg.Timing, cfg.Log), pulse: newPulse(cfg.Timing.sure()),
 		closing: make(chan struct{}), dead: make(chan struct{})}
 	n.calls.init()
+	n.feeds, n.follow = newFeeds(), newFollowing(n)
 	var err error
 	if n.stores, err = openStores(cfg.Dir, n.disk, hlog); err != nil {
 		return nil, err
@@ -185,7 +197,10 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 	n.stores.stable.log, n.stores.stable.stop = cfg.Log, n.dead
 	n.streams = newStreams(cfg.ID, cfg.Listener, cfg.Dial)
 	n.trans = newTransport(n.streams, cfg.Timing, hlog, n.silent, n.Eligible)
-	if n.raft, err = n.startRaft(conf); err != nil {
+	if err = n.loadFollowed(); err == nil {
+		n.raft, err = n.startRaft(conf)
+	}
+	if err != nil {
 		_ = n.trans.Close()
 		n.streams.closeAll()
 		return nil, errors.Join(fmt.Errorf("open raft in %s: %w", cfg.Dir, err), n.stores.close())
@@ -216,8 +231,9 @@ func (n *Node) startRaft(c *raft.Config) (r *raft.Raft, err error) {
 			err = fmt.Errorf("%w: log and checkpoints do not fit together: %v", ErrDamaged, p)
 		}
 	}()
+	before := n.machine.err() // an entry that this node followed: it may start with that
 	r, err = raft.NewRaft(c, n.machine, n.stores.logs, n.stores.stable, n.stores.checkpoints, n.trans)
-	if must := n.machine.failed.Load(); must != nil {
+	if must := n.machine.err(); must != nil && before == nil {
 		return r, must
 	}
 	if err != nil {
@@ -226,20 +242,17 @@ func (n *Node) startRaft(c *raft.Config) (r *raft.Raft, err error) {
 	return r, err
 }
 
-// Err is a *MustUpgradeError once the node met what it does not understand, else nil.
-func (n *Node) Err() error {
-	if err := n.machine.failed.Load(); err != nil {
-		return err
-	}
-	return nil
-}
+// Err says why the node applies no entries any more: a *MustUpgradeError once it met what it does not understand, a
+// *DivergedError once its State proved to be another than that of the raft servers; else nil.
+func (n *Node) Err() error { return n.machine.err() }
 
 // Failed is closed when Err becomes set.
 func (n *Node) Failed() <-chan struct{} { return n.machine.stop }
 
-// Eligible says whether this server may lead: it understands the log, its disk writes in time, and its raft is sound.
+// Eligible says whether this server may lead: it understands the log, was not told that it is no raft server any more,
+// its disk writes in time, and its raft is sound.
 func (n *Node) Eligible() bool {
-	return n.machine.failed.Load() == nil && n.disk.healthy() && !n.wedge.wedged()
+	return n.machine.err() == nil && !n.follow.unseated() && n.disk.healthy() && !n.wedge.wedged()
 }
 
 // silent says that this server, if it leads, must not keep others from electing a better one.
@@ -251,10 +264,10 @@ func (n *Node) DiskStall() time.Duration { return n.disk.underWay() }
 // State is the newest State that this node knows of: a stale read. It is never nil; before Init it has no cluster id.
 func (n *Node) State() *model.State { return n.machine.state.Load() }
 
-// Changed is closed at the next change of State. Take it before looking at State.
+// Changed is closed at the next change of State, or of the raft servers. Take it before looking at State.
 func (n *Node) Changed() <-chan struct{} { return n.machine.news.next() }
 
-// Watch gives a channel that holds a wake whenever State changed since it was last taken, and a function to end it.
+// Watch gives a channel that holds a wake whenever State, or the raft servers, changed since it was last taken, and a function to end it.
 func (n *Node) Watch() (wake <-chan struct{}, stop func()) { return n.machine.news.watch() }
 
 // Wait gives a State that holds everything up to a log index.

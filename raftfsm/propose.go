@@ -125,6 +125,7 @@ func (p proposal) try(ctx context.Context, r role) ([]model.Result, error) {
 	defer cancel()
 	answer, err := p.n.cfg.Forward(ctx, r.Leader, encodeRequest(p.id, p.entry))
 	if err != nil {
+		p.n.follow.suspect()
 		return nil, fmt.Errorf("forward to %s: %w", r.Leader, err)
 	}
 	rep, err := decodeReply(answer)
@@ -217,12 +218,12 @@ func (n *Node) write(l raft.Log) ([]model.Result, error) {
 	switch answer := f.Response().(type) {
 	case []model.Result:
 		return answer, nil
-	case *MustUpgradeError:
-		return nil, ErrUncertain // it is in the log; a node that understands it will lead and say what became of it
 	case error:
-		return nil, &NotLeaderError{} // errOtherTerm
+		if errors.Is(answer, errOtherTerm) {
+			return nil, &NotLeaderError{}
+		}
 	}
-	return nil, ErrUncertain
+	return nil, ErrUncertain // it is in the log; a node that understands it will lead and say what became of it
 }
 
 // writeError tells what was certainly not written from what may have been.

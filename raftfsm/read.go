@@ -68,6 +68,7 @@ func (n *Node) askLeader() (leaderAnswer, error) {
 		return err
 	})
 	if err != nil {
+		n.follow.suspect()
 		return a, fmt.Errorf("ask %s for the read index: %w", r.Leader, err)
 	}
 	return a, nil

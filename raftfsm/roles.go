@@ -21,6 +21,7 @@ type roles struct {
 	obs  *raft.Observer
 
 	mu      sync.Mutex
+	heard   string // the leader by the feed that this node follows; "" = none, or it follows none
 	now     role
 	changed chan struct{} // closed when now changes
 }
@@ -71,6 +72,8 @@ func (rs *roles) look() (role, <-chan struct{}) {
 			r.Leader = rs.id
 		case r.Leader == rs.id:
 			r.Leader = "" // between two of raft's writes
+		case r.Leader == "":
+			r.Leader = rs.heard
 		}
 		if r != rs.now {
 			rs.now = r
@@ -78,6 +81,17 @@ func (rs *roles) look() (role, <-chan struct{}) {
 			rs.changed = make(chan struct{})
 		}
 		return r, rs.changed
+	}
+}
+
+// hear notes who leads by the word of another, for a node that raft tells nothing.
+func (rs *roles) hear(leader string) {
+	rs.mu.Lock()
+	same := rs.heard == leader
+	rs.heard = leader
+	rs.mu.Unlock()
+	if !same {
+		rs.look()
 	}
 }
 

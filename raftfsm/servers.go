@@ -24,9 +24,13 @@ const caughtUpWithin = 128
 // the time that an election takes, so that nobody is replaced for a pause that raft itself gets over.
 const deadAfter = 8
 
-// Servers gives the raft configuration in the order in which servers came in.
+// Servers gives the raft configuration in the order in which servers came in. A node that is no raft server gives what
+// the server that it follows told it.
 func (n *Node) Servers() []Server {
 	r, _ := n.roles.look()
+	if !n.seated() || n.follow.unseated() {
+		return n.toldServers(r.Leader)
+	}
 	last := n.raft.LastIndex()
 	var list []Server
 	for _, s := range n.configuration() {
@@ -40,6 +44,14 @@ func (n *Node) Servers() []Server {
 			v.Healthy = v.Leader
 		}
 		list = append(list, v)
+	}
+	return list
+}
+
+func (n *Node) toldServers(leader string) []Server {
+	var list []Server
+	for _, s := range n.follow.lastTold().Servers {
+		list = append(list, Server{ID: s.ID, Voter: s.Voter, Leader: s.ID == leader, Healthy: s.ID == leader})
 	}
 	return list
 }
@@ -80,7 +92,9 @@ type Stats struct {
 	LastWrite      time.Duration // how long the last write took
 	DiskError      error         // of the last write that failed
 	Eligible       bool
-	ProposalsBegun int // under way on this node as the leader
+	ProposalsBegun int    // under way on this node as the leader
+	Following      string // the server whose feed State comes from; "" on a raft server
+	Followers      int    // that State of this server feeds
 }
 
 // Stats gives them.
@@ -88,7 +102,7 @@ func (n *Node) Stats() Stats {
 	r, _ := n.roles.look()
 	s := Stats{Leader: r.Leader, Leading: r.Leading, Term: r.Term, StateIndex: n.State().Index, Servers: n.Servers(),
 		LastIndex: n.raft.LastIndex(), CommitIndex: n.raft.CommitIndex(), DiskStall: n.DiskStall(),
-		Eligible: n.Eligible(), ProposalsBegun: n.calls.underWay()}
+		Eligible: n.Eligible(), ProposalsBegun: n.calls.underWay(), Following: n.Following(), Followers: n.feeds.count()}
 	s.LastWrite, s.DiskError = n.disk.lastWrite()
 	for _, v := range s.Servers {
 		s.Voter = s.Voter || v.ID == n.cfg.ID && v.Voter

@@ -39,7 +39,7 @@ func (n *Node) shapeWhileLeading(ctx context.Context) {
 	}
 }
 
-// WantedServers are the ids of the members that are to be raft servers.
+// WantedServers are the ids of the members of which Shape makes the raft servers.
 func WantedServers(s *model.State) []string {
 	var ids []string
 	for id, node := range s.Nodes.All() {
@@ -51,17 +51,21 @@ func WantedServers(s *model.State) []string {
 }
 
 func (n *Node) serverInfos() []ServerInfo {
+	state := n.State()
 	index := map[string]int{}
 	var infos []ServerInfo
 	for _, s := range n.Servers() {
 		index[s.ID] = len(infos)
-		infos = append(infos, ServerInfo{ID: s.ID, Present: true, Voter: s.Voter, Healthy: s.Healthy, CaughtUp: s.CaughtUp})
+		caughtUp := s.CaughtUp && (len(state.Cluster.Sealed) == 0 || state.Cluster.Sealed[s.ID] != nil) // a leader signs
+		infos = append(infos, ServerInfo{ID: s.ID, Present: true, Voter: s.Voter, Healthy: s.Healthy, CaughtUp: caughtUp})
 	}
-	for _, id := range WantedServers(n.State()) {
+	for _, id := range WantedServers(state) {
+		node := state.Nodes.At(id)
+		up := !node.Down && !node.Draining && node.StateMax >= state.Version
 		if i, ok := index[id]; ok {
-			infos[i].Wanted = true
+			infos[i].Wanted, infos[i].Up = true, up
 		} else {
-			infos = append(infos, ServerInfo{ID: id, Wanted: true})
+			infos = append(infos, ServerInfo{ID: id, Wanted: true, Up: up})
 		}
 	}
 	return infos

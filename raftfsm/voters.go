@@ -8,7 +8,8 @@ import (
 // ServerInfo is what Shape knows of a raft server, or of a member that should become one.
 type ServerInfo struct {
 	ID       string
-	Wanted   bool // a member that is to be a raft server: admitted, not removed, not leaving
+	Wanted   bool // a member that may be a raft server: admitted, not removed, not leaving
+	Up       bool // a member that may become one now: not marked down, not drained, not too old
 	Present  bool // in the raft configuration
 	Voter    bool
 	Healthy  bool // it answers this leader
@@ -34,12 +35,16 @@ type Action struct {
 	Why string
 }
 
-// Voters is how many voters a cluster of so many raft servers should have.
-func Voters(servers int) int {
+// Standbys is how many raft servers there are at most besides the voters: caught up, and ready to replace one. All other
+// members follow.
+const Standbys = 4
+
+// Voters is how many voters a cluster of so many members should have.
+func Voters(members int) int {
 	switch {
-	case servers >= 5:
+	case members >= 5:
 		return 5
-	case servers >= 3:
+	case members >= 3:
 		return 3
 	}
 	return 1
@@ -49,7 +54,9 @@ func Voters(servers int) int {
 // (self) should make them; after them, or the first that fails, it is asked again. None means that nothing can be
 // bettered now. It is pure, and keeps these rules:
 //
-//   - 1 voter for one or two wanted servers, 3 for three or four, 5 from five up, dead ones counted.
+//   - 1 voter for one or two members, 3 for three or four, 5 from five up, dead ones counted.
+//   - Besides them at most Standbys non-voters, by id, which change only for a reason: one that is dead goes when another
+//     member can come.
 //   - Growth adds its two voters back to back, once both are healthy and caught up: never an even number for long.
 //   - A dead voter is replaced by a standby: added first, then demoted. Without a standby it stays a voter, for a
 //     smaller majority would be no safer; only of five, when two are dead and three healthy, both are demoted.
@@ -61,8 +68,9 @@ func Shape(servers []ServerInfo, self string) []Action {
 	if s.want == 0 {
 		return nil // no member is known: State has not come yet
 	}
-	s.addWanted()
 	s.dropNonvoters()
+	s.dropSurplus()
+	s.addWanted()
 	if s.leaving() {
 		return s.acts
 	}
@@ -125,6 +133,11 @@ func (v ServerInfo) standby() bool {
 }
 func (v ServerInfo) wantedVoter() bool { return v.Wanted && v.Voter }
 
+// deadNonvoter: not only does it not answer this leader lately, it is marked down too.
+func (v ServerInfo) deadNonvoter() bool {
+	return v.Wanted && v.Present && !v.Voter && !v.Healthy && !v.Up
+}
+
 // do notes a change and makes it in the copy, if the configuration then has a healthy majority, or never had one.
 func (s *shape) do(act Act, id, why string) bool {
 	i := slices.IndexFunc(s.servers, func(v ServerInfo) bool { return v.ID == id })
@@ -155,9 +168,37 @@ func (s *shape) healthyMajority() bool {
 	return healthy > voters/2
 }
 
+func (s *shape) present() int {
+	return s.count(func(v ServerInfo) bool { return v.Wanted && v.Present })
+}
+
+// addWanted fills the seats that are free, or that dead non-voters have.
 func (s *shape) addWanted() {
-	for _, id := range s.pick(func(v ServerInfo) bool { return v.Wanted && !v.Present }) {
-		s.do(ActAdd, id, "it was admitted")
+	free := s.want + Standbys - s.present()
+	dead := s.pick(ServerInfo.deadNonvoter)
+	for _, id := range s.pick(func(v ServerInfo) bool { return v.Wanted && !v.Present && v.Up }) {
+		switch {
+		case free > 0:
+			free--
+		case len(dead) > 0:
+			s.do(ActRemove, dead[0], "another member takes its place")
+			dead = dead[1:]
+		default:
+			return
+		}
+		s.do(ActAdd, id, "raft servers are missing")
+	}
+}
+
+// dropSurplus takes out non-voters for which there is no seat, dead ones first, then the last by id: a voter that was
+// replaced while all seats were taken, or what the standbys of more voters were.
+func (s *shape) dropSurplus() {
+	nonvoter := func(v ServerInfo) bool { return v.Wanted && v.Present && !v.Voter && v.ID != s.self }
+	dead := s.pick(func(v ServerInfo) bool { return nonvoter(v) && !v.Healthy })
+	alive := s.pick(func(v ServerInfo) bool { return nonvoter(v) && v.Healthy })
+	order := append(dead, backwards(alive)...)
+	for _, id := range order[:min(len(order), max(0, s.present()-s.want-Standbys))] {
+		s.do(ActRemove, id, "there are more standbys than needed")
 	}
 }
 

@@ -10,12 +10,12 @@ import (
 )
 
 // servers reads a cluster from words: a name and letters. V voter, S non-voter in the configuration (neither: not in
-// it), d dead, b behind, u unwanted. The leader is "l".
+// it), d dead, D dead and marked down, b behind, u unwanted. The leader is "l".
 func parseServers(t interface{ Fatalf(string, ...any) }, text string) []ServerInfo {
 	var list []ServerInfo
 	for _, w := range strings.Fields(text) {
 		name, letters, _ := strings.Cut(w, ":")
-		v := ServerInfo{ID: name, Wanted: true, Healthy: true, CaughtUp: true}
+		v := ServerInfo{ID: name, Wanted: true, Up: true, Healthy: true, CaughtUp: true}
 		for _, c := range letters {
 			switch c {
 			case 'V':
@@ -24,6 +24,8 @@ func parseServers(t interface{ Fatalf(string, ...any) }, text string) []ServerIn
 				v.Present = true
 			case 'd':
 				v.Healthy, v.CaughtUp = false, false
+			case 'D':
+				v.Healthy, v.CaughtUp, v.Up = false, false, false
 			case 'b':
 				v.CaughtUp = false
 			case 'u':
@@ -82,6 +84,19 @@ func TestShape(t *testing.T) {
 		{"shrunk, and one came back", "l:V a:V b:V c:Sd d:S", ""},
 		{"shrunk, and both came back", "l:V a:V b:V c:S d:S", "promote c, promote d"},
 		{"the dead came back after its replacement", "l:V a:V b:V c:V", "demote c"},
+
+		{"nine members, four standbys", "l:V a:V b:V c:V d:V e:S f:S g:S h", "add h"},
+		{"ten members, one follows", "l:V a:V b:V c:V d:V e:S f:S g:S h:S i", ""},
+		{"a member that is down is not made a standby", "l:V a:V b:V c:V d:V e:S f:S g:S h:D i", "add i"},
+		{"a standby died, a follower takes its place", "l:V a:V b:V c:V d:V e:S f:SD g:S h:S i", "remove f, add i"},
+		{"a standby died, and every follower", "l:V a:V b:V c:V d:V e:S f:SD g:S h:S i:D", ""},
+		{"a standby is silent for a moment", "l:V a:V b:V c:V d:V e:S f:Sd g:S h:S i", ""},
+		{"a voter died: a standby, then a follower", "l:V a:V b:VD c:V d:V e:S f:S g:S h:S i", "promote e, demote b"},
+		{"a voter died: the follower's turn", "l:V a:V b:SD c:V d:V e:V f:S g:S h:S i", "remove b, add i"},
+		{"more standbys than seats", "l:V a:V b:V c:V d:V e:S f:S g:S h:S i:S", "remove i"},
+		{"more standbys than seats, a dead one", "l:V a:V b:V c:V d:V e:S f:SD g:S h:S i:S", "remove f"},
+		{"the dead one came back as a follower", "a l:V b:V c:V d:V e:V f:S g:S h:S i:S", ""},
+		{"a standby was removed, a follower takes its place", "l:V a:V b:V c:V d:V e:Su f:S g:S h:S i", "remove e, add i"},
 
 		{"a standby was removed", "l:V a:V b:V c:Su", "remove c"},
 		{"a voter leaves, a standby takes its place", "l:V a:V b:Vu c:S", "promote c, remove b"},
@@ -186,22 +201,22 @@ func (w *world) settle() {
 
 func drawServers(t *rapid.T) []ServerInfo {
 	var list []ServerInfo
-	for i := range rapid.IntRange(1, 9).Draw(t, "servers") {
-		v := ServerInfo{ID: fmt.Sprintf("n%d", i), Wanted: rapid.IntRange(0, 4).Draw(t, "wanted") > 0}
+	for i := range rapid.IntRange(1, 14).Draw(t, "servers") {
+		v := ServerInfo{ID: fmt.Sprintf("n%02d", i), Wanted: rapid.IntRange(0, 4).Draw(t, "wanted") > 0, Up: rapid.IntRange(0, 4).Draw(t, "up") > 0}
 		v.Present = rapid.IntRange(0, 4).Draw(t, "present") > 0
 		v.Voter = v.Present && rapid.Bool().Draw(t, "voter")
 		v.Healthy = rapid.IntRange(0, 3).Draw(t, "healthy") > 0
 		v.CaughtUp = v.Healthy && rapid.IntRange(0, 3).Draw(t, "caught up") > 0
 		list = append(list, v)
 	}
-	list[0] = ServerInfo{ID: "n0", Wanted: rapid.IntRange(0, 5).Draw(t, "stays") > 0, Present: true, Voter: true, Healthy: true, CaughtUp: true}
+	list[0] = ServerInfo{ID: "n00", Up: true, Wanted: rapid.IntRange(0, 5).Draw(t, "stays") > 0, Present: true, Voter: true, Healthy: true, CaughtUp: true}
 	return list
 }
 
 func TestShapeIsSafeAndEnds(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		w := &world{t: t, servers: drawServers(t), leader: "n0"}
+		w := &world{t: t, servers: drawServers(t), leader: "n00"}
 		if !w.majority() {
 			t.Skip("no quorum, no leader")
 		}
@@ -210,7 +225,7 @@ func TestShapeIsSafeAndEnds(t *testing.T) {
 		wanted := 0
 		for i := range w.servers {
 			v := &w.servers[i]
-			v.Healthy, v.CaughtUp = true, true
+			v.Healthy, v.CaughtUp, v.Up = true, true, true
 			if v.Wanted {
 				wanted++
 			}
@@ -219,17 +234,20 @@ func TestShapeIsSafeAndEnds(t *testing.T) {
 		if wanted == 0 {
 			return
 		}
-		voters := 0
+		voters, present := 0, 0
 		for _, v := range w.servers {
 			if v.Voter {
 				voters++
 			}
-			if v.Present != v.Wanted || v.Voter && !v.Wanted {
+			if v.Present {
+				present++
+			}
+			if (v.Present || v.Voter) && !v.Wanted {
 				t.Fatalf("%+v is in the wrong place", v)
 			}
 		}
-		if voters != Voters(wanted) {
-			t.Fatalf("%d voters of %d servers: %+v", voters, wanted, w.servers)
+		if voters != Voters(wanted) || present != min(wanted, voters+Standbys) {
+			t.Fatalf("%d voters, %d servers of %d members: %+v", voters, present, wanted, w.servers)
 		}
 	})
 }
@@ -238,18 +256,18 @@ func TestShapeIsSafeAndEnds(t *testing.T) {
 // the voters lives: with five members that is three deaths, one more than five voters alone would survive.
 func TestShapeSurvivesDeaths(t *testing.T) {
 	t.Parallel()
-	for members, want := range map[int]int{1: 0, 2: 0, 3: 1, 4: 2, 5: 3, 6: 4, 7: 5} {
+	for members, want := range map[int]int{1: 0, 2: 0, 3: 1, 4: 2, 5: 3, 6: 4, 7: 5, 12: 10} {
 		rapid.Check(t, func(t *rapid.T) {
 			w := &world{t: t, leader: "n0"}
 			for i := range members {
-				w.servers = append(w.servers, ServerInfo{ID: fmt.Sprintf("n%d", i), Wanted: true, Healthy: true, CaughtUp: true})
+				w.servers = append(w.servers, ServerInfo{ID: fmt.Sprintf("n%d", i), Wanted: true, Up: true, Healthy: true, CaughtUp: true})
 			}
 			w.at("n0").Present, w.at("n0").Voter = true, true
 			w.settle()
 			for range want {
 				alive := shape{servers: w.servers}
 				id := rapid.SampledFrom(alive.pick(func(v ServerInfo) bool { return v.Healthy && v.ID != "n0" })).Draw(t, "dies")
-				w.at(id).Healthy, w.at(id).CaughtUp = false, false
+				w.at(id).Healthy, w.at(id).CaughtUp, w.at(id).Up = false, false, false
 				if !w.majority() {
 					t.Fatalf("%d members did not survive %d deaths: %+v", members, want, w.servers)
 				}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -58,12 +60,30 @@ func (w *wire) Close() error {
 	return w.Conn.Close()
 }
 
+func feedOf(id string) string { return id + " feed" }
+
+// dialFeed connects to the other listener of a node, over the same link.
+func (ws *wires) dialFeed(ctx context.Context, from, to string) (net.Conn, error) {
+	return ws.connect(ctx, from, to, feedOf(to))
+}
+
 func (ws *wires) dial(ctx context.Context, from, to string) (net.Conn, error) {
+	return ws.connect(ctx, from, to, to)
+}
+
+// members are the nodes that are up.
+func (ws *wires) members() []string {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return slices.Sorted(maps.Keys(ws.nodes))
+}
+
+func (ws *wires) connect(ctx context.Context, from, to, listener string) (net.Conn, error) {
 	if err := ws.pass(ctx, from, to); err != nil {
 		return nil, err
 	}
 	ws.mu.Lock()
-	addr := ws.addrs[to]
+	addr := ws.addrs[listener]
 	ws.mu.Unlock()
 	if addr == "" {
 		return nil, fmt.Errorf("dial %s: nobody listens", to)
@@ -178,4 +198,5 @@ func (ws *wires) down(id string) {
 	defer ws.mu.Unlock()
 	delete(ws.nodes, id)
 	delete(ws.addrs, id)
+	delete(ws.addrs, feedOf(id))
 }
