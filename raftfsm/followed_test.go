@@ -97,6 +97,10 @@ func TestFollowedSurvivesAnyCut(t *testing.T) {
 				t.Fatalf("cut at %d: State %d, with less it was %d", n, s.Index, last)
 			}
 			last = max(last, s.Index)
+			if n%8 != 0 { // what follows syncs, which takes its time
+				f.close()
+				continue
+			}
 			e := fedEntry(t, s.Index, "more")
 			next, err := applyFed(s, e)
 			if err != nil {
