@@ -105,20 +105,24 @@ func TestFollowers(t *testing.T) {
 func idleCosts(t *testing.T, c *Cluster) {
 	t.Helper()
 	const watch = 10 * time.Second
+	roles, agents := awaitRoles(t, c, 5, 4, 2), map[*Node]int{}
+	for _, n := range c.Nodes() {
+		w, err := n.World()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range w.Processes {
+			if p.isAgent() {
+				agents[n] = p.PID
+			}
+		}
+	}
 	used := func() map[string]time.Duration {
 		sum := map[string]time.Duration{}
-		for role, nodes := range awaitRoles(t, c, 5, 4, 2) {
+		for role, nodes := range roles {
 			for _, n := range nodes {
-				w, err := n.World()
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, p := range w.Processes {
-					if p.isAgent() {
-						_, _, cpu := procCost(n, p.PID)
-						sum[role] += cpu / time.Duration(len(nodes))
-					}
-				}
+				_, _, cpu := procCost(n, agents[n])
+				sum[role] += cpu / time.Duration(len(nodes))
 			}
 		}
 		return sum
