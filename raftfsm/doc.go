@@ -59,7 +59,8 @@
 //
 // A stream from a node to a raft server. It says once where it is, and may ask for a sign of life with a byte 1:
 //
-//	version(1 byte)  flags(1 byte: 1 = be fuller than you should)  index of its State(8)  length of id(1 byte)  id
+//	version(1 byte)  flags(1 byte: 1 = be fuller than you should)  cluster epoch(8)  index of its State(8)
+//	length of id(1 byte)  id
 //
 // The server answers in frames, all numbers big endian:
 //

@@ -242,7 +242,8 @@ func (n *Node) refuse(to hello) reason {
 	if r := n.refuseNow(to, lost); r != 0 {
 		return r
 	}
-	if n.machine.line.Load().state.Index < to.index {
+	s := n.machine.line.Load().state
+	if s.Cluster.Epoch < to.epoch || s.Cluster.Epoch == to.epoch && s.Index < to.index {
 		return reasonBehind
 	}
 	return 0
@@ -320,12 +321,12 @@ func (f *feed) send(tell bool, lost time.Time) error {
 func (f *feed) catchUp() error {
 	for {
 		l := f.n.machine.line.Load()
-		if l.state.Index <= f.at {
+		if l.state.Index <= f.at && f.to.epoch == l.state.Cluster.Epoch {
 			return nil
 		}
 		f.moved = time.Now()
 		err := errShort
-		if f.at >= l.base {
+		if f.at >= l.base && f.to.epoch == l.state.Cluster.Epoch {
 			err = f.entries(l)
 		}
 		if errors.Is(err, errShort) {
@@ -388,7 +389,7 @@ func (f *feed) checkpoint(s *model.State) error {
 	if err == nil {
 		err = writeFrame(f.w, frameEnd)
 	}
-	f.at, f.checked = s.Index, s.Index
+	f.at, f.checked, f.to.epoch = s.Index, s.Index, s.Cluster.Epoch
 	return err
 }
 

@@ -88,38 +88,41 @@ func readFrame(r *bufio.Reader, buf []byte) (k frameKind, body []byte, err error
 // hello is what a follower says first.
 type hello struct {
 	id     string
+	epoch  uint64 // of the cluster, by its State
 	index  uint64 // of its State; 0 = it has none
 	insist bool   // every server is full: be fuller
 }
 
 const helloInsist = 1
 
-// encode gives version(1) flags(1) index(8) length of id(1) id.
+// encode gives version(1) flags(1) epoch(8) index(8) length of id(1) id.
 func (h hello) encode() []byte {
 	flags := byte(0)
 	if h.insist {
 		flags = helloInsist
 	}
-	out := binary.BigEndian.AppendUint64([]byte{feedVersion, flags}, h.index)
+	out := binary.BigEndian.AppendUint64([]byte{feedVersion, flags}, h.epoch)
+	out = binary.BigEndian.AppendUint64(out, h.index)
 	return append(append(out, byte(len(h.id))), h.id...)
 }
 
 func readHello(r io.Reader) (h hello, err error) {
-	var head [11]byte
+	var head [19]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return h, fmt.Errorf("read what a follower says: %w", noEOF(err))
 	}
 	if head[0] != feedVersion {
 		return h, fmt.Errorf("a follower speaks version %d", head[0])
 	}
-	id := make([]byte, head[10])
+	id := make([]byte, head[18])
 	if _, err := io.ReadFull(r, id); err != nil {
 		return h, fmt.Errorf("read a follower's id: %w", noEOF(err))
 	}
 	if len(id) == 0 {
 		return h, errors.New("a follower has no id")
 	}
-	return hello{id: string(id), index: binary.BigEndian.Uint64(head[2:]), insist: head[1]&helloInsist != 0}, nil
+	return hello{id: string(id), epoch: binary.BigEndian.Uint64(head[2:]), index: binary.BigEndian.Uint64(head[10:]),
+		insist: head[1]&helloInsist != 0}, nil
 }
 
 // pingByte asks for a status at once. It is all that a follower says after its hello.

@@ -123,7 +123,8 @@ func (n *Node) follows() bool {
 	if heard.IsZero() {
 		heard = n.follow.began.Add(firstContact - leaderless)
 	}
-	behind := n.machine.line.Load().state.Index+caughtUpWithin < n.State().Index
+	line, state := n.machine.line.Load().state, n.State()
+	behind := line.Cluster.Epoch < state.Cluster.Epoch || line.Index+caughtUpWithin < state.Index
 	return behind || time.Since(heard) > leaderless
 }
 
@@ -166,7 +167,7 @@ func (f *following) sleep(d time.Duration) bool {
 // rest is what a raft server does about following: nothing, and what it stored for it goes.
 func (f *following) rest() {
 	f.n.roles.hear("")
-	if f.store.any() && f.n.machine.line.Load().state.Index >= f.store.index {
+	if f.store.any() && !isNewer(f.n.State(), f.n.machine.line.Load().state) {
 		f.store.drop()
 	}
 }
@@ -303,7 +304,8 @@ func (f *following) followServer(id string, insist bool) (carried bool, err erro
 	}
 	defer c.Close()
 	s := &session{f: f, id: id, conn: c, r: bufio.NewReaderSize(c, 64<<10), first: true}
-	err = s.run(hello{id: f.n.cfg.ID, index: f.n.State().Index, insist: insist})
+	st := f.n.State()
+	err = s.run(hello{id: f.n.cfg.ID, epoch: st.Cluster.Epoch, index: st.Index, insist: insist})
 	f.mu.Lock()
 	f.from = ""
 	f.mu.Unlock()

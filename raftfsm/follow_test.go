@@ -363,6 +363,51 @@ func TestFollowerMustUpgrade(t *testing.T) {
 	c.same()
 }
 
+// TestFollowerOfAClusterMadeAnew: the logs are gone, and a cluster goes on from an older State in a higher epoch. A follower
+// that knows what came after goes back to that.
+func TestFollowerOfAClusterMadeAnew(t *testing.T) {
+	t.Parallel()
+	c := grown(t, 10, nil)
+	f := c.awaitServers(9)[0]
+	c.propose(f, set("k", "1"))
+	c.same()
+	old := *f.State()
+	for i := range 20 {
+		c.propose(f, set("k", fmt.Sprint("lost ", i)))
+	}
+	c.same()
+	for _, m := range c.live() {
+		if c.kill(m.id); m != f {
+			if err := os.RemoveAll(m.dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	old.Cluster.Epoch++
+	seed := nodeID(1)
+	if seed == f.id {
+		seed = nodeID(2)
+	}
+	if err := Seed(c.nodes[seed].dir, seed, &old); err != nil {
+		t.Fatal(err)
+	}
+	f = c.start(f.id)
+	if !f.Empty() || value(f.State(), "k") != "lost 19" {
+		t.Errorf("the follower has a log: %v, k = %q", !f.Empty(), value(f.State(), "k"))
+	}
+	for id := range c.nodes {
+		if id != f.id {
+			c.start(id)
+		}
+	}
+	c.awaitServers(9)
+	c.propose(f, set("new", "1"))
+	c.same()
+	if s := f.State(); value(s, "k") != "1" || value(s, "new") != "1" {
+		t.Errorf("k = %q, new = %q", value(s, "k"), value(s, "new"))
+	}
+}
+
 // TestSlowFollowerIsDropped: it reads nothing; its server has no queue for it, and lets it go.
 func TestSlowFollowerIsDropped(t *testing.T) {
 	t.Parallel()
@@ -373,7 +418,7 @@ func TestSlowFollowerIsDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := conn.Write(hello{id: "slow", index: m.State().Index}.encode()); err != nil {
+	if _, err := conn.Write(hello{id: "slow", epoch: m.State().Cluster.Epoch, index: m.State().Index}.encode()); err != nil {
 		t.Fatal(err)
 	}
 	c.await("it to follow", func() string {

@@ -276,14 +276,6 @@ func replaceFile(path string, write func(*os.File) error) error {
 	return syncDir(filepath.Dir(path))
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // any says whether something is stored.
 func (f *followed) any() bool { return f.base != 0 || f.file != nil }
 

@@ -148,7 +148,19 @@ func waitFor(ctx context.Context, d time.Duration) {
 
 func TestLinearizable(t *testing.T) {
 	t.Parallel()
-	c := grown(t, 4, nil) // three voters and a standby, whose answers must not count as votes
+	linearizable(t, grown(t, 4, nil)) // three voters and a standby, whose answers must not count as votes
+}
+
+// TestLinearizableOnFollowers has nodes among the others that are no raft servers.
+func TestLinearizableOnFollowers(t *testing.T) {
+	t.Parallel()
+	c := grown(t, 12, nil)
+	c.awaitServers(9)
+	linearizable(t, c)
+}
+
+func linearizable(t *testing.T, c *cluster) {
+	t.Helper()
 	nodes := c.live()
 	ctx, cancel := context.WithTimeout(c.ctx, 3*time.Second)
 	defer cancel()

@@ -71,7 +71,8 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Empty says that this node has no log and no State: it waits to be added to a cluster, or has lost what it had.
+// Empty says that this node has no log, and no State of one: it waits to be added to a cluster, follows, or has lost what
+// it had.
 func (n *Node) Empty() bool {
-	return n.raft.LastIndex() == 0 && n.State().Index == 0 && len(n.configuration()) == 0
+	return n.raft.LastIndex() == 0 && n.machine.line.Load().state.Index == 0 && len(n.configuration()) == 0
 }
