@@ -22,6 +22,8 @@ type Compose struct {
 	Adapt bool
 	// Returns bring the data of services back to snapshots.
 	Returns []Return
+	// Explain names services of which the manifest says why they are where they are.
+	Explain []string
 	// Prefer are rows that a rollback would like back; nil means the newest generation's.
 	Prefer []RowSpec
 }
@@ -36,6 +38,9 @@ type Manifest struct {
 	Returns  []Return
 	Warnings []string
 	Digest   string
+	// Moved says, by service and node id (movedKey), why an instance does not stay where it is although the node takes instances.
+	Moved      map[string]string
+	Placements []Placement // of the services to explain
 }
 
 // composer holds one composition while it is made.
@@ -43,10 +48,16 @@ type composer struct {
 	in        Compose
 	services  []*Service // without the excluded, in name order
 	decls     map[string]*NodeDecl
-	info      map[string]NodeInfo // by node id
-	previous  map[string][]string // service -> node ids
+	info      map[string]NodeInfo          // by node id
+	attrs     map[string]map[string]string // by node id: attributes without their provenance
+	previous  map[string][]string          // service -> node ids
 	preferred map[string]Reservation
-	where     map[string][]string // service -> node ids
+	where     map[string][]string // service -> node ids, which services of a group share
+	nodes     []string            // ids, in name order
+	index     map[string]int      // by node id: its place in nodes
+	fits      map[string][]string // by what a service asks of its nodes (askedOf): those that may take it
+	moved     map[string]string
+	explained []Placement
 	named     map[string]*Service
 	bound     map[string]*group // by service: what must be on one node
 	numbers   *allotter
@@ -62,10 +73,7 @@ func (in Compose) Run() (Manifest, Diagnostics) {
 	c := &composer{in: in, decls: map[string]*NodeDecl{}, reserved: map[string]Reservation{}, rows: map[string]map[string]RowSpec{}, settled: map[string]map[string]string{}}
 	c.choose()
 	c.checkNodes()
-	c.info = make(map[string]NodeInfo, in.State.Nodes.Len())
-	for id, n := range in.State.Nodes.All() {
-		c.info[id] = in.Model.nodeInfo(n)
-	}
+	c.lookUpNodes()
 	if c.diags.HasErrors() {
 		return Manifest{}, c.diags
 	}
@@ -80,6 +88,19 @@ func (in Compose) Run() (Manifest, Diagnostics) {
 		c.resolve(s)
 	}
 	return c.manifest(), c.diags
+}
+
+func (c *composer) lookUpNodes() {
+	c.info, c.index, c.fits = make(map[string]NodeInfo, c.in.State.Nodes.Len()), map[string]int{}, map[string][]string{}
+	c.attrs = map[string]map[string]string{}
+	for id, n := range c.in.State.Nodes.All() {
+		c.info[id] = c.in.Model.nodeInfo(n)
+		c.nodes = append(c.nodes, id)
+	}
+	slices.SortFunc(c.nodes, c.byName)
+	for i, id := range c.nodes {
+		c.index[id] = i
+	}
 }
 
 func (c *composer) choose() {
@@ -190,7 +211,7 @@ func (c *composer) resolve(s *Service) {
 	c.rows[s.Name] = map[string]RowSpec{}
 	for _, node := range c.where[s.Name] {
 		r := RowSpec{System: c.in.System, Service: s.Name, Node: node, Container: s.Type, Spec: c.spec(s, node),
-			DependsOn: c.dependencies(s, node), After: slices.Clone(s.ActivatesAfter)}
+			DependsOn: c.dependencies(s, node), After: slices.Clone(s.ActivatesAfter), Needs: s.Needs}
 		r.Managed = s.State != nil && s.State.Managed
 		r.Exclusive = c.exclusive(s, node)
 		if r.Managed {
@@ -276,10 +297,20 @@ func (c *composer) preferredNodes(service, from string) []string {
 
 func (c *composer) zone(id string) string { return c.info[id].Attributes[AttrZone].Text }
 
+// attributes are those of a node, for expressions. They are not to be changed.
+func (c *composer) attributes(id string) map[string]string {
+	attrs, known := c.attrs[id]
+	if !known {
+		attrs = plain(c.info[id].Attributes)
+		c.attrs[id] = attrs
+	}
+	return attrs
+}
+
 func (c *composer) scope(s *Service, node string) Scope {
 	n := c.in.State.Nodes.At(node)
 	ports, _ := c.portNumbers(s, node)
-	sc := Scope{Host: n.Host, Node: n.Name, Service: s.Name, Ports: ports, Deps: map[string][]DepScope{}, NodeAttrs: plain(c.info[node].Attributes)}
+	sc := Scope{Host: n.Host, Node: n.Name, Service: s.Name, Ports: ports, Deps: map[string][]DepScope{}, NodeAttrs: c.attributes(node)}
 	for _, links := range []map[string]string{s.ConnectsTo, s.DependsOn} {
 		for alias, target := range links {
 			sc.Deps[alias] = c.depScopes(target, node)
@@ -289,7 +320,7 @@ func (c *composer) scope(s *Service, node string) Scope {
 }
 
 func (c *composer) depScopes(target, from string) []DepScope {
-	t := c.in.Model.Service(target)
+	t := c.named[target]
 	var out []DepScope
 	for _, id := range c.preferredNodes(target, from) {
 		n := c.in.State.Nodes.At(id)
@@ -394,7 +425,7 @@ func (c *composer) string(e hcl.Expression, sc Scope) string {
 }
 
 func (c *composer) manifest() Manifest {
-	m := Manifest{Counters: c.numbers.moved, Policies: policies(c.services), Returns: c.in.Returns, Warnings: c.warnings}
+	m := Manifest{Counters: c.numbers.moved, Policies: policies(c.services), Returns: c.in.Returns, Warnings: c.warnings, Moved: c.moved, Placements: c.explained}
 	for _, byNode := range c.rows {
 		for _, r := range byNode {
 			m.Rows = append(m.Rows, r)

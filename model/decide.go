@@ -279,7 +279,7 @@ func Adaptation(s *State, in Intent) (Plan, Diagnostics) {
 	p := Diff(s, in.System, m)
 	p.Retry = nil // when to try a failed row again is not for the nodes to say
 	p.Changes = slices.DeleteFunc(p.Changes, func(c Change) bool { return c.Action == ActRetry })
-	p.StopsBecause(func(c Change) string { return whyLeft(s, c.Node) + ", and no other may run it now" })
+	p.StopsBecause(func(c Change) string { return p.whyLeft(s, c.Service, c.Node) + ", and no other may run it now" })
 	return p, nil
 }
 

@@ -270,7 +270,7 @@ func TestReasons(t *testing.T) {
 		"restart | a | n1 | its command changed; env MODE changed; env NEW changed; port admin: new, 8001; its health check changed; db, which it depends on, is replaced",
 		"restart | db | n1 | its command changed",
 		"stop | gone | n1 | it is not in the model any more",
-		"move | move | n2 | node n1 may not run it any more",
+		"move | move | n2 | it cannot stay on n1: pinned to n2",
 		"start | new | n2 | it is new",
 		"restart | two | n1 | its command changed",
 		"stop | two | n2 | one instance less",

@@ -89,7 +89,7 @@ func evaluate(expr hcl.Expression, scope Scope, run func(*hcl.EvalContext, *repo
 	}()
 	scope.names().check(expr, rep)
 	if !rep.result().HasErrors() {
-		run(scope.context(), rep)
+		run(scope.context(expr), rep)
 	}
 	return rep.result()
 }
@@ -107,21 +107,39 @@ func (s Scope) names() names {
 	return n
 }
 
-func (s Scope) context() *hcl.EvalContext {
-	deps := map[string]cty.Value{}
-	for alias, instances := range s.Deps {
-		deps[alias] = depValue(instances)
+// context has what an expression refers to, and no more: a model has many expressions, and few of them use much.
+func (s Scope) context(expr hcl.Expression) *hcl.EvalContext {
+	roots, aliases := map[string]bool{}, map[string]bool{}
+	for _, t := range expr.Variables() {
+		path := stepsOf(t)
+		if roots[path[0].name] = true; len(path) > 1 {
+			aliases[path[1].name] = true
+		} else {
+			aliases[""] = true
+		}
 	}
-	attrs := map[string]cty.Value{}
-	for k, v := range s.NodeAttrs {
-		attrs[k] = cty.StringVal(v)
+	variables := map[string]cty.Value{}
+	if roots["self"] {
+		variables["self"] = cty.ObjectVal(instanceValue(s.Host, s.Node, s.Service, s.Ports))
 	}
-	attrs["name"] = cty.StringVal(s.Node)
-	return newContext(map[string]cty.Value{
-		"self": cty.ObjectVal(instanceValue(s.Host, s.Node, s.Service, s.Ports)),
-		"dep":  cty.ObjectVal(deps),
-		"node": cty.ObjectVal(attrs),
-	})
+	if roots["dep"] {
+		deps := map[string]cty.Value{}
+		for alias, instances := range s.Deps {
+			if aliases[""] || aliases[alias] {
+				deps[alias] = depValue(instances)
+			}
+		}
+		variables["dep"] = cty.ObjectVal(deps)
+	}
+	if roots["node"] {
+		attrs := map[string]cty.Value{}
+		for k, v := range s.NodeAttrs {
+			attrs[k] = cty.StringVal(v)
+		}
+		attrs["name"] = cty.StringVal(s.Node)
+		variables["node"] = cty.ObjectVal(attrs)
+	}
+	return newContext(variables)
 }
 
 func depValue(instances []DepScope) cty.Value {

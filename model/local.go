@@ -16,7 +16,6 @@ type group struct {
 	members []*Service // dependencies first
 	uses    []localUse // by name of the user, of what it uses, and place
 	single  bool
-	kept    bool // it was placed
 }
 
 // localUse is an expression of a service that reads a local output of another.
@@ -107,17 +106,6 @@ func (c *composer) groupOf(s *Service) *group {
 	return c.bound[s.Name]
 }
 
-// groups are those that are placed as one, in order of their first member's name.
-func (c *composer) groups() []*group {
-	var out []*group
-	for _, s := range c.services {
-		if g := c.bound[s.Name]; g != nil && g.single && !slices.Contains(out, g) {
-			out = append(out, g)
-		}
-	}
-	return out
-}
-
 // placeOrder has the services of groups that are not placed as one last, dependencies first.
 func (c *composer) placeOrder() []*Service {
 	many := func(s *Service) bool { return c.bound[s.Name] != nil && !c.bound[s.Name].single }
@@ -133,80 +121,16 @@ func (c *composer) placeOrder() []*Service {
 	return out
 }
 
-// keepGroup leaves a group where one of it is, and may stay: first one whose state is there.
-func (c *composer) keepGroup(g *group, load map[string]int) {
-	if g.kept {
-		return
+// heaviest has the services with state first.
+func (c *composer) heaviest(services []*Service) []*Service {
+	if len(services) == 1 {
+		return services
 	}
-	allowed := c.candidates(g.members[0])
-	for _, s := range c.heaviest(g) {
-		for _, id := range c.previous[s.Name] {
-			if slices.Contains(allowed, id) || c.groupWaits(g, id, allowed) {
-				c.putGroup(g, id, load)
-				return
-			}
-		}
-	}
-}
-
-// heaviest has the members with state first.
-func (c *composer) heaviest(g *group) []*Service {
-	out := slices.Clone(g.members)
+	out := slices.Clone(services)
 	slices.SortStableFunc(out, func(a, b *Service) int {
 		return cmp.Compare(min(len(c.home(b)), 1), min(len(c.home(a)), 1))
 	})
 	return out
-}
-
-// groupWaits says that the group stays planned on a node that is down, or to which its state was about to go.
-func (c *composer) groupWaits(g *group, id string, allowed []string) bool {
-	for _, s := range g.members {
-		if !c.pinAllows(s.Name, c.in.State.NodeName(id)) {
-			return false
-		}
-	}
-	for _, s := range g.members {
-		if c.waitsFor(s, id, allowed) {
-			c.warn("%s stays on %s, which is down: %s", s.Name, c.in.State.NodeName(id), c.whyWait(s, allowed))
-			return true
-		}
-		if c.awaitsState(s, id) {
-			c.warn("%s on %s waits for %s, which is down: its state is there", s.Name, c.in.State.NodeName(id), c.in.State.NodeName(c.custodian(s)))
-			return true
-		}
-	}
-	return false
-}
-
-func (c *composer) putGroup(g *group, id string, load map[string]int) {
-	g.kept = true
-	for _, s := range g.members {
-		c.where[s.Name] = []string{id}
-	}
-	load[id] += len(g.members)
-}
-
-func (c *composer) placeGroup(g *group, load map[string]int) {
-	if g.kept {
-		return
-	}
-	lead, best := c.heaviest(g)[0], ""
-	for _, id := range c.candidates(lead) {
-		if best == "" || c.better(lead, id, best, load) {
-			best = id
-		}
-	}
-	if best != "" {
-		c.putGroup(g, best, load)
-		return
-	}
-	for _, s := range g.members {
-		if len(c.fitting(s)) == 0 {
-			c.short(s, 1, 0)
-			return
-		}
-	}
-	c.apart(g)
 }
 
 // apart tells why a group has no node.

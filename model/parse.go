@@ -49,6 +49,7 @@ type parser struct {
 	model    *Model
 	services map[string]*serviceDecl // by name; of two with one name the first
 	nodes    map[string]*NodeDecl
+	common   []common             // constraints of the distribution
 	once     map[string]hcl.Range // blocks that may stand once, by how they begin
 }
 

@@ -18,6 +18,7 @@ type schema struct {
 	attrs  []string          // attributes
 	blocks map[string]string // blocks, with what their label is called; "" for those without
 	later  []string          // blocks that a later version knows
+	open   bool              // any attribute
 }
 
 // content is what does stand in a body.
@@ -60,7 +61,7 @@ func (p *parser) nativeContent(body *hclsyntax.Body, s schema) content {
 	c := content{what: s.what, attrs: map[string]*attribute{}}
 	for _, name := range sortedKeys(body.Attributes) {
 		a := body.Attributes[name]
-		if slices.Contains(s.attrs, name) {
+		if s.open || slices.Contains(s.attrs, name) {
 			c.attrs[name] = &attribute{name: name, nameAt: a.NameRange, expr: a.Expr}
 			continue
 		}
@@ -87,6 +88,9 @@ func (p *parser) nativeContent(body *hclsyntax.Body, s schema) content {
 }
 
 func (p *parser) jsonContent(body hcl.Body, s schema) content {
+	if s.open {
+		return p.jsonAttributes(body, s)
+	}
 	var hs hcl.BodySchema
 	for _, name := range s.attrs {
 		hs.Attributes = append(hs.Attributes, hcl.AttributeSchema{Name: name})
@@ -121,6 +125,18 @@ func (p *parser) jsonContent(body hcl.Body, s schema) content {
 	return c
 }
 
+// jsonAttributes reads a body that has any attributes, and nothing else.
+func (p *parser) jsonAttributes(body hcl.Body, s schema) content {
+	c := content{what: s.what, attrs: map[string]*attribute{}}
+	found, diags := body.JustAttributes()
+	p.rep.addHCL(diags)
+	for _, name := range sortedKeys(found) {
+		a := found[name]
+		c.attrs[name] = &attribute{name: name, nameAt: a.NameRange, expr: nativeExpr(a.Expr, p.rep)}
+	}
+	return c
+}
+
 // quoted is the text between the quotes at a place.
 func (p *parser) quoted(at hcl.Range) string {
 	return strings.Trim(string(at.SliceBytes(p.src.Files[at.Filename])), `"`)
@@ -146,7 +162,7 @@ func (p *parser) stray(s schema, name string, at hcl.Range, isBlock bool) {
 		p.rep.fail(at, fmt.Sprintf("Write %s { ... }.", name), "%s is a block, not an attribute", name)
 	default:
 		known := slices.Concat(s.attrs, sortedKeys(s.blocks))
-		p.rep.fail(at, wayOut(name, known, ""), "%s has no %s %q", s.what, kind, name)
+		p.rep.fail(at, wayOut(name, known, "Remove it: only NAME = VALUE may stand here."), "%s has no %s %q", s.what, kind, name)
 	}
 }
 

@@ -115,25 +115,6 @@ func (p *parser) idRange(s located, highest int) IDRange {
 	return IDRange{}
 }
 
-func emptyDistribution() Distribution {
-	return Distribution{Strategy: "spread", Pin: map[string][]string{}, PinRange: map[string]hcl.Range{}}
-}
-
-func (p *parser) distribution(b block) {
-	c := p.content(b.body, schema{what: "distribution", attrs: []string{"strategy", "pin"}})
-	d := emptyDistribution()
-	d.Range = b.at
-	if s, ok := p.stringOf(c.has("strategy"), "spread"); ok && s != "spread" {
-		p.rep.fail(c.has("strategy").expr.Range(), wayOut(s, []string{"spread"}, ""), "there is no strategy %q", s)
-	}
-	if a := c.has("pin"); a != nil {
-		p.pins(a, &d)
-	}
-	if p.first(b, "distribution") {
-		p.model.Distribution = d
-	}
-}
-
 // pins reads { SERVICE = [NODE ...] }. Whether the nodes are members only Compose can know.
 func (p *parser) pins(a *attribute, d *Distribution) {
 	ctx, ok := p.constant(a.expr, nil)

@@ -22,6 +22,7 @@ type serviceDecl struct {
 	exclusiveAt hcl.Range
 	stateAt     hcl.Range
 	healthPort  located
+	apart       []located // services that it names in anti_affinity
 }
 
 // link is a relation to another service as it is written.
@@ -56,7 +57,7 @@ func (p *parser) service(b block) {
 	c := p.content(b.body, schema{
 		what:   fmt.Sprintf("service %q", d.Name),
 		attrs:  []string{"type", "package", "depends_on", "connects_to", "activates_after", "instances", "exclusive", "settings"},
-		blocks: map[string]string{"build": "", "port": "NAME", "run": "", "health": "", "state": ""},
+		blocks: map[string]string{"build": "", "port": "NAME", "run": "", "health": "", "state": "", "constraint": "", "resources": "", "anti_affinity": ""},
 		later:  []string{"on_demand"},
 	})
 	p.serviceType(d, c)
@@ -225,10 +226,17 @@ func (p *parser) serviceBlocks(d *serviceDecl, c content) {
 		if b.kind == "port" {
 			what = fmt.Sprintf("port %q", b.name.text)
 		}
-		if !p.firstOf(seen, b, what) {
+		many := b.kind == "constraint" || b.kind == "anti_affinity"
+		if !many && !p.firstOf(seen, b, what) {
 			continue
 		}
 		switch b.kind {
+		case "constraint":
+			p.serviceConstraint(d, b)
+		case "resources":
+			p.resources(d, b)
+		case "anti_affinity":
+			p.antiAffinity(d, b)
 		case "build":
 			p.build(d, b)
 		case "port":

@@ -125,6 +125,19 @@ func TestDesignExample(t *testing.T) {
 	}
 }
 
+// dumpPlacement writes what a service asks of its nodes.
+func dumpPlacement(b *strings.Builder, s *Service) {
+	for _, k := range s.Constraints {
+		fmt.Fprintf(b, "%s constraint %s\n", s.Name, k.Text)
+	}
+	for _, a := range s.Apart {
+		fmt.Fprintf(b, "%s apart %v %q\n", s.Name, a.Services, a.Attribute)
+	}
+	if len(s.Distinct)+len(s.Needs) > 0 {
+		fmt.Fprintf(b, "%s distinct %v needs %v\n", s.Name, s.Distinct, s.Needs)
+	}
+}
+
 // dump writes a model without places. Expressions are evaluated as on a node where everything is.
 func dump(m *Model, src Source) string {
 	var b strings.Builder
@@ -138,7 +151,14 @@ func dump(m *Model, src Source) string {
 		r := m.IDs[k]
 		fmt.Fprintf(&b, "ids %s private=%v shared=%v nodes=%v\n", k, r.Private, r.Shared, r.Nodes)
 	}
-	fmt.Fprintf(&b, "distribution %s %v\n", m.Distribution.Strategy, m.Distribution.Pin)
+	d := m.Distribution
+	fmt.Fprintf(&b, "distribution %s %v\n", d.Strategy, d.Pin)
+	if more := fmt.Sprintf("  resource=%q sticky=%q minimize=%q move_cost=%d cost=%q", d.Resource, d.Sticky, d.Minimize, d.MoveCost, d.Cost); more != `  resource="" sticky="" minimize="" move_cost=0 cost="cost"` {
+		fmt.Fprintln(&b, more)
+	}
+	for _, s := range m.Services {
+		dumpPlacement(&b, s)
+	}
 	return b.String()
 }
 

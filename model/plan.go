@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -46,6 +47,9 @@ type Plan struct {
 	Policies map[string]StatePolicy // that change
 	Returns  []Return
 	Warnings []string
+	Moved    map[string]string // as in Manifest
+	// Placements say why services are where they are, if that was asked for.
+	Placements []Placement
 }
 
 // Empty says that the plan changes nothing.
@@ -55,7 +59,7 @@ func (p Plan) Empty() bool {
 
 // Diff gives the plan from the newest generation of a system to a manifest.
 func Diff(s *State, system string, m Manifest) Plan {
-	p := Plan{System: system, Base: s.Systems.At(system).Generation, Digest: m.Digest, Reserve: m.Reserve, Returns: m.Returns, Warnings: m.Warnings}
+	p := Plan{System: system, Base: s.Systems.At(system).Generation, Digest: m.Digest, Reserve: m.Reserve, Returns: m.Returns, Warnings: m.Warnings, Moved: m.Moved, Placements: m.Placements}
 	now := map[string]Row{}
 	for _, r := range s.SystemRows(system) {
 		if !r.Obsolete {
@@ -127,7 +131,7 @@ func (p *Plan) explain(s *State, now map[string]Row, wanted map[string]RowSpec) 
 		case old.Node == r.Node:
 			c.Action, c.Reasons = ActRestart, p.differences(s, old.RowSpec, r, now, wanted)
 		default:
-			c.Action, c.From, c.Reasons = ActMove, old.Node, []string{whyLeft(s, old.Node)}
+			c.Action, c.From, c.Reasons = ActMove, old.Node, []string{p.whyLeft(s, old.Service, old.Node)}
 			if s.Custody.At(r.CustodyKey()).Node == old.Node && r.Managed {
 				c.Reasons = append(c.Reasons, "its state moves with it")
 			}
@@ -174,7 +178,7 @@ func takePair(gone map[string][]Row, r RowSpec) (Row, bool) {
 }
 
 // whyLeft says why a service leaves a node.
-func whyLeft(s *State, node string) string {
+func (p *Plan) whyLeft(s *State, service, node string) string {
 	n, member := s.Nodes.Get(node)
 	switch {
 	case !member:
@@ -183,6 +187,9 @@ func whyLeft(s *State, node string) string {
 		return fmt.Sprintf("node %s is down", n.Name)
 	case n.Draining:
 		return fmt.Sprintf("node %s is drained", n.Name)
+	}
+	if why := p.Moved[movedKey(service, node)]; why != "" {
+		return fmt.Sprintf("it cannot stay on %s: %s", n.Name, why)
 	}
 	return fmt.Sprintf("node %s may not run it any more", n.Name)
 }
@@ -236,6 +243,9 @@ func (p *Plan) differences(s *State, a, b RowSpec, now map[string]Row, wanted ma
 	}
 	if x.User != y.User || x.UID != y.UID || x.Dir != y.Dir || x.Grace != y.Grace || x.StartWait != y.StartWait || a.Managed != b.Managed {
 		add("how it runs changed")
+	}
+	if !maps.Equal(a.Needs, b.Needs) {
+		add("its resources changed")
 	}
 	if x.Timeline != y.Timeline {
 		out = append(out, describeReturn(s, b, p.Returns))

@@ -245,9 +245,9 @@ func (c *composer) portNumbers(s *Service, node string) (map[string]int, map[str
 
 // reservationChanges compares what the manifest holds with what State holds for the system.
 func (c *composer) reservationChanges() (add []Reservation, release []string) {
-	for key, r := range c.reserved {
-		if have, ok := c.in.State.Reservations.Get(key); !ok || have != r {
-			add = append(add, r)
+	for _, key := range sortedKeys(c.reserved) {
+		if have, ok := c.in.State.Reservations.Get(key); !ok || have != c.reserved[key] {
+			add = append(add, c.reserved[key])
 		}
 	}
 	for key := range c.in.State.Reservations.Prefix(c.in.System + "/") {
@@ -255,7 +255,6 @@ func (c *composer) reservationChanges() (add []Reservation, release []string) {
 			release = append(release, key)
 		}
 	}
-	slices.SortFunc(add, func(a, b Reservation) int { return strings.Compare(a.Key(), b.Key()) })
 	slices.Sort(release)
 	return add, release
 }

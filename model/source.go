@@ -62,6 +62,11 @@ type Service struct {
 	Exclusive *bool
 	Settings  map[string]hcl.Expression // module settings
 
+	Constraints []*Constraint    // on its nodes; those of the distribution behind its own
+	Distinct    []string         // attributes: its instances are on nodes with different values
+	Apart       []AntiAffinity   // from other services
+	Needs       map[string]int64 // of its node, by attribute, in thousandths
+
 	Range hcl.Range // of its header, for diagnostics
 }
 
@@ -170,8 +175,20 @@ func DefaultIDs(resource string) IDRanges {
 
 // Distribution says where services go.
 type Distribution struct {
-	Strategy string              // "spread", the default
+	Strategy string              // of package placement; "spread" is the default
 	Pin      map[string][]string // service -> the nodes allowed, by name
+	Resource string              // that bidders look at
+	Sticky   string              // one of the Sticky constants
+	Minimize string              // what "optimal" makes small; "" means load
+	MoveCost int                 // for "optimal": of moving something without state, in units of what is made small; 0: more than anything
+	Cost     string              // attribute of nodes that has their cost; default "cost"
 	Range    hcl.Range
 	PinRange map[string]hcl.Range
+}
+
+// AntiAffinity names services that must not be near a service.
+type AntiAffinity struct {
+	Services  []string
+	Attribute string // nodes with one value of it are near each other; "" means that only the node itself is
+	Range     hcl.Range
 }

@@ -197,6 +197,8 @@ type RowSpec struct {
 	After     []string `cbor:"8,keyasint"` // services: order only
 	Exclusive bool     `cbor:"9,keyasint"` // at most one alive anywhere
 	Managed   bool     `cbor:"10,keyasint"`
+	// Needs is what it takes of its node, by attribute, in thousandths.
+	Needs map[string]int64 `cbor:"11,keyasint,omitempty" json:",omitempty"`
 }
 
 // Spec is what a module needs, fully resolved.
@@ -293,7 +295,7 @@ type Reservation struct {
 
 // Key orders reservations by system and service.
 func (r Reservation) Key() string {
-	return fmt.Sprintf("%s/%s/%s/%s/%s", r.System, r.Service, r.Resource, r.Name, r.Node)
+	return r.System + "/" + r.Service + "/" + r.Resource + "/" + r.Name + "/" + r.Node
 }
 
 // NumberKey is the reservation's key in the Numbers index: numbers with scope private are taken on their node only.

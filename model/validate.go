@@ -23,6 +23,7 @@ func (p *parser) validate() {
 		p.checkExclusive(d)
 	}
 	p.checkPins()
+	p.checkPlacement()
 	p.checkCycles()
 	for _, s := range p.model.Services {
 		p.checkExprs(p.services[s.Name])

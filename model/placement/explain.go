@@ -29,7 +29,7 @@ func (s *Solver) Obstacle(i, n int) string {
 	it := s.p.Items[i]
 	for d, want := range it.Demand {
 		if want > 0 && s.free[n][d] < want {
-			return fmt.Sprintf("no room: it needs %s, and %s is free of %s", s.amount(d, want), s.amount(d, max(s.free[n][d], 0)), s.amount(d, at(s.p.Nodes[n].Capacity, d)))
+			return fmt.Sprintf("no room: it needs %s, and %s of %s is free", s.amount(d, want), s.bare(d, max(s.free[n][d], 0)), s.bare(d, at(s.p.Nodes[n].Capacity, d)))
 		}
 	}
 	for _, r := range s.rules[i] {
@@ -71,16 +71,20 @@ func (s *Solver) explain(i, n int, why string, whyNot func(m int) string) {
 	}
 }
 
-// amount writes an amount of a dimension.
+// amount writes an amount with the name of its dimension.
 func (s *Solver) amount(d int, amount int64) string {
 	if d >= len(s.p.Dimensions) {
-		return strconv.FormatInt(amount, 10)
+		return s.bare(d, amount)
 	}
-	name := s.p.Dimensions[d]
-	if s.p.Amount != nil {
-		return s.p.Amount(name, amount) + " " + name
+	return s.bare(d, amount) + " " + s.p.Dimensions[d]
+}
+
+// bare writes an amount alone.
+func (s *Solver) bare(d int, amount int64) string {
+	if s.p.Amount != nil && d < len(s.p.Dimensions) {
+		return s.p.Amount(s.p.Dimensions[d], amount)
 	}
-	return strconv.FormatInt(amount, 10) + " " + name
+	return strconv.FormatInt(amount, 10)
 }
 
 // cost writes a cost.

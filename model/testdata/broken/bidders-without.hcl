@@ -1,0 +1,10 @@
+service "a" {
+  type = "process"
+  run {
+    command = ["a"]
+  }
+}
+
+distribution {
+  strategy = "lowest-bidder"
+}
