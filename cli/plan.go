@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,12 +12,15 @@ import (
 
 func newPlanCommand(c *console) *cobra.Command {
 	op := &operation{console: c, kind: deployKind}
+	var explain []string
 	cmd := &cobra.Command{
 		Use:   "plan [DIR]",
 		Short: "Show what a deploy would change, and why",
 		Long: "Show what deploying the model in DIR (default: the current directory) would start, stop, move and restart,\n" +
-			"and why. Nothing changes, but packages are sent to the node and built, because what they contain decides.",
-		Example:           "  isonomia plan ./mysystem\n  isonomia plan --json ./mysystem | jq '.changes[].action'",
+			"and why. Nothing changes, but packages are sent to the node and built, because what they contain decides.\n\n" +
+			"With --explain it also says why each service that starts or moves goes where it goes, and why not to each other node;\n" +
+			"with --explain=web,db that of these services.",
+		Example:           "  isonomia plan ./mysystem\n  isonomia plan --explain=web ./mysystem\n  isonomia plan --json ./mysystem | jq '.changes[].action'",
 		Args:              oneOrNone,
 		ValidArgsFunction: completeDirectory,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -26,6 +30,7 @@ func newPlanCommand(c *console) *cobra.Command {
 			if err := op.readModel(cmd.Context(), directory(args)); err != nil {
 				return err
 			}
+			op.req.Explain = explain
 			plan, err := op.client.Plan(cmd.Context(), op.req)
 			if err != nil {
 				return err
@@ -39,6 +44,9 @@ func newPlanCommand(c *console) *cobra.Command {
 	}
 	systemFlag(cmd, &op.req.System)
 	op.modelFlags(cmd)
+	cmd.Flags().StringSliceVar(&explain, "explain", nil, "say why `SERVICE`s go where they go, and why not elsewhere")
+	cmd.Flags().Lookup("explain").NoOptDefVal, cmd.Flags().Lookup("explain").DefValue = "*", ""
+	_ = cmd.RegisterFlagCompletionFunc("explain", cobra.NoFileCompletions)
 	return cmd
 }
 
@@ -101,6 +109,7 @@ func renderPlan(plan api.Plan, p painter, width int) string {
 			fmt.Fprintf(&b, "\n%s\n", strings.Join(fold(summary, width), "\n"))
 		}
 	}
+	b.WriteString(planPlacements(plan, p, width))
 	for _, w := range plan.Warnings {
 		fmt.Fprintf(&b, "%s %s\n", p.yellow("warning:"), oneLine(w))
 	}
@@ -137,6 +146,42 @@ func planPorts(plan api.Plan, p painter, width int) string {
 		t.row(cell{"-", p.red}, plain(r.Resource), plain(fmt.Sprint(r.Number)), plain(r.Service), plain(r.Name), plain(strings.TrimSpace(r.Scope+" "+r.Node)))
 	}
 	return "\nReservations:\n\n" + t.render(width)
+}
+
+// planPlacements says why services are where they are. Nodes with one reason are told together.
+func planPlacements(plan api.Plan, p painter, width int) string {
+	var b strings.Builder
+	for _, pl := range plan.Placements {
+		fmt.Fprintf(&b, "\n%s\n", p.bold(oneLine(pl.Service)))
+		t := &table{indent: "  "}
+		addReasons(t, "on", p.green, pl.On)
+		addReasons(t, "not", p.dim, pl.Not)
+		b.WriteString(t.render(width))
+	}
+	if b.Len() > 0 {
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// addReasons adds a row for each reason, with the nodes that it holds for, in order of the first.
+func addReasons(t *table, word string, paint func(string) string, reasons []api.NodeReason) {
+	var order []string
+	nodes := map[string][]string{}
+	for _, r := range reasons {
+		if nodes[r.Why] == nil {
+			order = append(order, r.Why)
+		}
+		nodes[r.Why] = append(nodes[r.Why], r.Node)
+	}
+	const most = 6 // names in a row
+	for _, why := range order {
+		names := nodes[why]
+		if len(names) > most {
+			names = append(slices.Clone(names[:most]), fmt.Sprintf("and %d more", len(nodes[why])-most))
+		}
+		t.row(cell{word, paint}, plain(strings.Join(names, ", ")), plain(why))
+	}
 }
 
 func planSummary(plan api.Plan) string {

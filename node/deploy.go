@@ -188,7 +188,66 @@ func (n *Node) postPlan(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return apiPlan(s, u), nil
+	out := apiPlan(s, u)
+	if len(req.Explain) > 0 {
+		err = explain(s, req, u, &out)
+	}
+	return out, err
+}
+
+// explain composes again what was undertaken and adds to its plan why services are where they are.
+func explain(s *model.State, req api.PlanRequest, u undertaking, out *api.Plan) error {
+	if req.Kind != model.KindDeploy && req.Kind != "" {
+		return &api.Error{Code: api.CodeUsage, Message: "only the plan of a deploy can be explained"}
+	}
+	m, diags := model.Parse(u.draft.Source, model.Known{Modules: model.Modules()})
+	if diags.HasErrors() {
+		return invalid(diags, u.draft.Source)
+	}
+	services := req.Explain
+	if slices.Contains(services, "*") {
+		services = explainable(m, u.plan)
+	}
+	for _, name := range services {
+		if m.Service(name) == nil {
+			return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("the model has no service %q to explain", name)}
+		}
+	}
+	if len(services) > api.MaxExplained {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%d of %d services are explained: name those that you want to know of", api.MaxExplained, len(services)))
+		services = services[:api.MaxExplained]
+	}
+	manifest, diags := model.Compose{State: s, System: u.plan.System, Model: m, Packages: req.Packages, Explain: services}.Run()
+	if diags.HasErrors() {
+		return invalid(diags, u.draft.Source)
+	}
+	reasons := func(list []model.NodeReason) []api.NodeReason {
+		named := []api.NodeReason{}
+		for _, r := range list {
+			named = append(named, api.NodeReason{Node: s.NodeName(r.Node), Why: r.Why})
+		}
+		return named
+	}
+	for _, p := range manifest.Placements {
+		out.Placements = append(out.Placements, api.Placement{Service: p.Service, On: reasons(p.On), Not: reasons(p.Not)})
+	}
+	return nil
+}
+
+// explainable are the services that a plan starts or moves, or all of the model if it does neither; in name order.
+func explainable(m *model.Model, p model.Plan) []string {
+	var out []string
+	for _, c := range p.Changes {
+		if c.Action == model.ActStart || c.Action == model.ActMove {
+			out = append(out, c.Service)
+		}
+	}
+	if len(out) == 0 {
+		for _, s := range m.Services {
+			out = append(out, s.Name)
+		}
+	}
+	return slices.Compact(out)
 }
 
 func apiPlan(s *model.State, u undertaking) api.Plan {

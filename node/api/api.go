@@ -187,6 +187,25 @@ type PlanRequest struct {
 	// Node is, for a restore, where the service will be, and Snapshot the generation of its state; 0: the newest.
 	Node     string `json:"node,omitempty"`
 	Snapshot uint64 `json:"snapshot,omitempty"`
+	// Explain names services of which a deploy's plan says why they are where they are; "*" means all that would start or
+	// move, or if nothing would, all. At most MaxExplained are explained.
+	Explain []string `json:"explain,omitempty"`
+}
+
+// MaxExplained bounds the services that a plan explains.
+const MaxExplained = 100
+
+// Placement says why a service is on nodes, and why not on the others.
+type Placement struct {
+	Service string       `json:"service"`
+	On      []NodeReason `json:"on"`
+	Not     []NodeReason `json:"not"`
+}
+
+// NodeReason is a node with a reason.
+type NodeReason struct {
+	Node string `json:"node"` // name
+	Why  string `json:"why"`
 }
 
 // Change is one line of a Plan.
@@ -210,6 +229,8 @@ type Plan struct {
 	Released []Reservation `json:"released,omitempty"`
 	Warnings []string      `json:"warnings,omitempty"`
 	Fetch    int64         `json:"fetch_bytes,omitempty"`
+	// Placements are those that were asked for.
+	Placements []Placement `json:"placements,omitempty"`
 }
 
 // DeployRequest is the body of POST /v1/deploy, for all three kinds.
