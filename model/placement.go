@@ -645,6 +645,9 @@ func (c *composer) waitTogether() {
 		again = false
 		for _, s := range c.services {
 			if on := c.missing(s); on != "" && len(c.where[s.Name]) > 0 {
+				for _, id := range c.where[s.Name] {
+					c.moved[movedKey(s.Name, id)] = "it waits for " + on
+				}
 				c.where[s.Name], again = nil, true
 				c.warn("%s waits for %s", s.Name, on)
 			}

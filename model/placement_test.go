@@ -283,3 +283,27 @@ func TestExplain(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// What has no place when nodes die stops, and the plan does not say that the model forgot it.
+func TestWhyStopped(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 2)
+	nodes := nodesWith("cores", "1", "1")
+	one := func(name, more string) string { return service(name, more+"\nresources {\n cores = 1\n}") }
+	c.run(nodes + one("a", "") + one("b", "") + "service \"c\" {\n type = \"process\"\n depends_on = [\"b\"]\n run { command = [\"run\", dep.b.host] }\n}\n")
+	home := c.s.NodeName(c.row("b").Node)
+	in, _ := c.s.Intent("default", c.s.Systems.At("default").Intent)
+	p, diags := model.Adaptation(model.WithNodes(c.s, func(n model.Node) model.Node { n.Down = true; return n }, c.row("b").Node), in)
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	why := map[string]string{}
+	for _, ch := range p.Changes {
+		if ch.Action == model.ActStop {
+			why[ch.Service] = ch.Reasons[0]
+		}
+	}
+	if !strings.Contains(why["b"], "node "+home+" is down, and no other may run it now") || !strings.Contains(why["c"], "it waits for b") {
+		t.Errorf("%v", why)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // makeRoom looks for a placement in which nothing lacks a place, or less does, and as little as possible moves that could
@@ -50,6 +51,9 @@ func (a price) compare(b price) int {
 	return cmp.Or(cmp.Compare(a.unplaced, b.unplaced), cmp.Compare(a.moves, b.moves), cmp.Compare(a.value, b.value))
 }
 
+// maxLacked bounds the names in a reason.
+const maxLacked = 5
+
 // slot is a copy of an item on a node.
 type slot struct{ item, node int }
 
@@ -75,6 +79,7 @@ type search struct {
 	chosen []int         // by place in the queue, of those given: the node
 	sent   map[slot]bool // homes that copies were sent away from: they do not come back
 	coarse bool          // not all ways of making room were tried
+	lacked []string      // what had no place before the search
 	now    price
 	best   price
 	found  [][]int // by item of items
@@ -92,6 +97,9 @@ func (x *search) run() {
 	before := make([][]int, len(x.items))
 	for k, i := range x.items {
 		before[k] = slices.Clone(s.where[i])
+		if s.missing(i) > 0 && len(x.lacked) < maxLacked {
+			x.lacked = append(x.lacked, s.p.Items[i].Name)
+		}
 		for _, n := range s.p.Items[i].Previous {
 			if s.allowed(i, n) && !slices.Contains(x.stays[i], n) && len(x.stays[i]) < s.p.Items[i].Copies && !s.p.Items[i].Everywhere {
 				x.stays[i] = append(x.stays[i], n)
@@ -516,24 +524,34 @@ func (e *eviction) minimal(chosen []slot, lack []int64) bool {
 	return true
 }
 
-// order is that in which nodes are tried for an item: the best by the objective first, then by load.
+// order is that in which nodes are tried for an item: that of the strategy, so that of several placements that are as good the
+// search finds the one that is most like it.
 func (x *search) order(i int) []int {
 	s := x.s
 	out := slices.Clone(s.p.Items[i].Allowed)
-	slices.SortStableFunc(out, func(a, b int) int {
-		switch x.objective {
-		case MinCost:
-			if c := cmp.Compare(s.price(a), s.price(b)); c != 0 {
-				return c
-			}
-		case MinLinks:
-			if c := cmp.Compare(s.linksTo(i, b), s.linksTo(i, a)); c != 0 {
-				return c
-			}
-		}
-		return cmp.Compare(s.load[a], s.load[b])
-	})
+	slices.SortStableFunc(out, func(a, b int) int { return s.prefer(x.objective, i, a, b) })
 	return out
+}
+
+// prefer compares two nodes for an item as the strategy does, roughly.
+func (s *Solver) prefer(objective Objective, i, a, b int) int {
+	switch {
+	case objective == MinCost, s.p.Strategy == MinSetCover:
+		if c := cmp.Compare(s.price(a), s.price(b)); c != 0 {
+			return c
+		}
+	case objective == MinLinks, s.p.Strategy == MultiwayCut:
+		if c := cmp.Compare(s.linksTo(i, b), s.linksTo(i, a)); c != 0 {
+			return c
+		}
+	case s.p.Strategy == HighestBidder:
+		return cmp.Compare(s.bid(b), s.bid(a))
+	case s.p.Strategy == LowestBidder:
+		return cmp.Compare(s.bid(a), s.bid(b))
+	case s.p.Strategy == Greedy, s.p.Strategy == Colouring, s.p.Strategy == RoundRobin:
+		return 0 // in name order
+	}
+	return cmp.Compare(s.load[a], s.load[b])
 }
 
 // rest is what the objective must still grow by, whatever is chosen for what has no place yet, if all of it gets one.
@@ -638,7 +656,7 @@ func (x *search) install(before [][]int) {
 	for k, i := range x.items {
 		for _, n := range x.found[k] {
 			if !slices.Contains(before[k], n) || s.reasons[i][n] == "" {
-				s.explain(i, n, x.why(), func(int) string { return x.why() })
+				s.explain(i, n, x.why(), func(int) string { return "that placement has it on " + s.name(n) })
 			}
 		}
 		for _, n := range x.stays[i] {
@@ -649,9 +667,13 @@ func (x *search) install(before [][]int) {
 	}
 }
 
+// why says why a search chose what it chose.
 func (x *search) why() string {
-	if x.objective != "" {
-		return "the best placement as a whole that was found has it so"
+	switch {
+	case x.objective != "":
+		return "the best placement of all services that was found has it so"
+	case len(x.lacked) > 0:
+		return "one after the other there was no place for " + strings.Join(x.lacked, ", ") + "; of the placements in which the least moves this was found first"
 	}
-	return "so the least has to move that could stay"
+	return "of the placements in which the least moves this was found first"
 }
