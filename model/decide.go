@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,12 +32,29 @@ type View struct {
 type Memory struct {
 	Seen     map[string]time.Time
 	Composed map[string]string
+	Flaps    map[string]Flap // by node id
 }
+
+// Flap is what the leader remembers of a node that it marked down.
+type Flap struct {
+	Downs int       // in a row, with no more than FlapMemory between two
+	Last  time.Time // the last of them
+	Heard time.Time // since when it is heard again; zero: it is not
+}
+
+// FlapMemory is how long a node must have been up for its last time down to be forgotten.
+const FlapMemory = 10 * time.Minute
+
+// steadyFor is how long a node must be heard before it is marked up: not at all the first time, and ever longer, up to a
+// minute, the more often it went down.
+func (f Flap) steadyFor() time.Duration { return Backoff(f.Downs - 1) }
 
 // Decide says what the leader should propose now, and when to ask again if nothing changes before.
 func Decide(s *State, v View, m Memory, now time.Time) (cmds []Command, next Memory, wake time.Time) {
 	d := &decision{s: s, v: v, old: m, now: now, next: Memory{Seen: map[string]time.Time{}, Composed: map[string]string{}}}
+	d.next.Flaps = maps.Clone(m.Flaps)
 	if cmds := d.liveness(); len(cmds) > 0 {
+		m.Flaps = d.next.Flaps
 		return cmds, m, time.Time{} // the new State is looked at before anything is composed on it
 	}
 	d.takeOvers()
@@ -70,16 +88,56 @@ func (d *decision) liveness() []Command {
 		limit := DownAfter + d.v.Late
 		switch {
 		case !n.Down && silent >= limit:
+			d.wentDown(id)
 			cmds = append(cmds, MarkDown{ID: id, Epoch: n.Epoch, Why: fmt.Sprintf("nothing heard for %.1f s", silent.Seconds())})
 		case !n.Down:
 			d.wakeAt(d.now.Add(limit - silent))
-		case silent < UpBelow:
+		case d.steady(id, silent):
 			cmds = append(cmds, MarkUp{ID: id, Epoch: n.Epoch})
 		case !n.Fenced:
 			cmds = append(cmds, d.fence(n)...)
 		}
 	}
 	return cmds
+}
+
+// wentDown remembers that a node was marked down.
+func (d *decision) wentDown(id string) {
+	f := d.next.Flaps[id]
+	if d.now.Sub(f.Last) > FlapMemory {
+		f.Downs = 0
+	}
+	d.flap(id, Flap{Downs: f.Downs + 1, Last: d.now})
+}
+
+// steady says of a node that is down that it is heard again, and if it flaps, that it has been for long enough: what comes
+// and goes would have everything move each time.
+func (d *decision) steady(id string, silent time.Duration) bool {
+	f := d.next.Flaps[id]
+	if silent >= UpBelow {
+		if !f.Heard.IsZero() {
+			f.Heard = time.Time{}
+			d.flap(id, f)
+		}
+		return false
+	}
+	wait := f.steadyFor()
+	if wait > 0 && f.Heard.IsZero() {
+		f.Heard = d.now
+		d.flap(id, f)
+	}
+	if wait > 0 && d.now.Before(f.Heard.Add(wait)) {
+		d.wakeAt(f.Heard.Add(wait))
+		return false
+	}
+	return true
+}
+
+func (d *decision) flap(id string, f Flap) {
+	if d.next.Flaps == nil {
+		d.next.Flaps = map[string]Flap{}
+	}
+	d.next.Flaps[id] = f
 }
 
 // fence says of a node that is down that nothing exclusive runs there, once its last lease is over.

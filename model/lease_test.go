@@ -226,3 +226,50 @@ func TestOffline(t *testing.T) {
 		t.Errorf("of what was lost: %+v", steps)
 	}
 }
+
+// A node that comes and goes is believed later each time; one that was up for long at once.
+func TestFlappingNodeWaits(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 2)
+	now, mem := epoch, model.Memory{}
+	round := func(silent time.Duration) (cmds []model.Command) {
+		t.Helper()
+		v := model.View{Silent: map[string]time.Duration{"id-n1": 0, "id-n2": silent}}
+		cmds, mem, _ = model.Decide(c.s, v, mem, now)
+		c.must(cmds...)
+		return cmds
+	}
+	upAfter := func() time.Duration {
+		t.Helper()
+		if cmds := round(time.Minute); len(cmds) != 1 {
+			t.Fatalf("not marked down: %+v", cmds)
+		}
+		now = now.Add(5 * time.Second)
+		for began := now; ; now = now.Add(100 * time.Millisecond) {
+			if len(round(0)) == 1 {
+				return now.Sub(began)
+			}
+			if now.Sub(began) > 2*time.Minute {
+				t.Fatal("never marked up")
+			}
+		}
+	}
+	for i, want := range []time.Duration{0, time.Second, 2 * time.Second, 4 * time.Second} {
+		if got := upAfter(); got != want {
+			t.Errorf("time %d: after %v, want %v", i+1, got, want)
+		}
+	}
+	if round(time.Minute); len(round(0)) > 0 {
+		t.Error("heard for an instant, and marked up")
+	}
+	if round(2 * time.Second); len(round(0)) > 0 {
+		t.Error("silent in between, and that is not counted")
+	}
+	now = now.Add(time.Minute)
+	round(0)
+	now = now.Add(model.FlapMemory + time.Second)
+	round(0)
+	if got := upAfter(); got != 0 {
+		t.Errorf("after a long time up: %v", got)
+	}
+}
