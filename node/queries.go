@@ -116,6 +116,9 @@ func (n *Node) memberNote(node model.Node) string {
 	if node.StateMax < n.fsm.State().Version {
 		return "node " + node.Name + " must be upgraded"
 	}
+	if node.Fenced {
+		return "fenced: nothing exclusive runs there"
+	}
 	return ""
 }
 
