@@ -23,8 +23,9 @@ type View struct {
 	Silent map[string]time.Duration // by node id; a node that is absent was not listened for yet
 	// Late is how much the leader itself was late lately: a leader that was late judges nobody by that much.
 	Late time.Duration
-	// Granted is, by node id, how long ago this leader granted the node a lease last; where it never did, how long it leads.
-	Granted map[string]time.Duration
+	// DownFor is, by node id, for how long the leader's own State has shown a node as down, in its present epoch; that it did
+	// not lead for as long does not matter.
+	DownFor map[string]time.Duration
 }
 
 // Memory is what Decide needs to remember from one turn to the next within a term: when it first saw a condition, and
@@ -140,9 +141,11 @@ func (d *decision) flap(id string, f Flap) {
 	d.next.Flaps[id] = f
 }
 
-// fence says of a node that is down that nothing exclusive runs there, once its last lease is over.
+// fence says of a node that is down that nothing exclusive runs there, once its last lease is over. No leader grants one to a
+// node that the log has down, and who grants proves by an entry that is appended after the node asked that it has seen the
+// log up to there. So the node asked before the entry that has it down was appended, hence before anybody's State showed that.
 func (d *decision) fence(n Node) []Command {
-	ago, known := d.v.Granted[n.ID]
+	ago, known := d.v.DownFor[n.ID]
 	switch {
 	case !known:
 		return nil

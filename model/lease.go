@@ -9,8 +9,8 @@ import (
 
 // Leases and fencing: an exclusive instance runs on a node only while that node's lease does. A node asks the leader for it
 // every LeaseEvery; it runs for LeaseTTL from when the node asked, on a clock that goes on while a machine sleeps, and the
-// node's keeper ends what is exclusive before it is over. The leader, which knows when it granted last, may say FenceAfter
-// later that nothing exclusive runs there (C. Gray, D. Cheriton: Leases, SOSP 1989).
+// node's keeper ends what is exclusive before it is over. FenceAfter after a node was marked down, the leader may say that nothing
+// exclusive runs there (C. Gray, D. Cheriton: Leases, SOSP 1989).
 const (
 	LeaseTTL   = 6 * time.Second
 	LeaseEvery = 2 * time.Second

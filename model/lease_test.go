@@ -8,13 +8,13 @@ import (
 	"github.com/isonomia-mesh/isonomia/model"
 )
 
-// view is what a leader sees who has heard everybody who is not down just now, and granted leases so long ago.
-func (c *cluster) view(granted time.Duration) model.View {
-	v := model.View{Silent: map[string]time.Duration{}, Granted: map[string]time.Duration{}}
+// view is what a leader sees who has heard everybody who is not down just now, and has known of those who are for so long.
+func (c *cluster) view(downFor time.Duration) model.View {
+	v := model.View{Silent: map[string]time.Duration{}, DownFor: map[string]time.Duration{}}
 	for id, n := range c.s.Nodes.All() {
-		v.Silent[id], v.Granted[id] = 0, granted
+		v.Silent[id] = 0
 		if n.Down {
-			v.Silent[id] = time.Minute
+			v.Silent[id], v.DownFor[id] = time.Minute, downFor
 		}
 	}
 	return v

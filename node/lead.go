@@ -26,10 +26,7 @@ func (n *Node) lead(ctx context.Context, term uint64) {
 	n.log.Info("leading", "term", term)
 	n.note(Noted{Kind: "leader", Message: "this node leads now"})
 	defer n.log.Info("not leading any more", "term", term)
-	g := newGrants(term)
-	n.grants.Store(g)
-	defer n.grants.Store(nil)
-	w := newWatchman(n, g)
+	w := newWatchman(n)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -142,7 +139,6 @@ func waitAny(ctx context.Context, wake time.Time, chans ...<-chan struct{}) {
 type watchman struct {
 	n       *Node
 	changed chan struct{} // a node fell silent or was heard again
-	grants  *grants
 
 	mu     sync.Mutex // guards what follows
 	late   time.Duration
@@ -154,8 +150,8 @@ type watchman struct {
 // gossipSilence is how long nobody has had an answer from a node, at least, when gossip begins to call it failed.
 const gossipSilence = 1800 * time.Millisecond
 
-func newWatchman(n *Node, g *grants) *watchman {
-	return &watchman{n: n, grants: g, changed: make(chan struct{}, 1), asking: map[string]bool{}, met: map[string]time.Time{},
+func newWatchman(n *Node) *watchman {
+	return &watchman{n: n, changed: make(chan struct{}, 1), asking: map[string]bool{}, met: map[string]time.Time{},
 		alive: map[string]time.Time{}}
 }
 
@@ -282,7 +278,7 @@ func (w *watchman) view() model.View {
 		}
 		v.Silent[id] = now.Sub(heard)
 	}
-	v.Granted = w.grants.since(slices.Collect(maps.Keys(v.Silent)))
+	v.DownFor = w.n.downs.since(now)
 	return v
 }
 

@@ -104,40 +104,17 @@ func (n *Node) handleLease(ctx context.Context, body []byte) ([]byte, error) {
 	return nil, n.grantLease(ctx, peerID(ctx), epoch)
 }
 
-// grants is what the leader of a term remembers of leases.
-type grants struct {
-	term  uint64
-	began time.Time
-
-	mu sync.Mutex
-	at map[string]time.Time // by node id: when it was granted one last
-}
-
-func newGrants(term uint64) *grants {
-	return &grants{term: term, began: time.Now(), at: map[string]time.Time{}}
-}
-
-// grantLease says that a node may go on. A later leader fences nobody before it has led for longer than a lease runs, and
-// this one still leads: an entry that was appended after the question is committed.
+// grantLease says that a node may go on: this node leads, by an entry that was appended after the question, and its State up
+// to there does not have the node down. See the fence that Decide proposes for why that is enough.
 func (n *Node) grantLease(ctx context.Context, id string, epoch uint64) error {
-	g := n.grants.Load()
-	if g == nil {
-		return errNoLeader
-	}
 	if why := model.CanLease(n.fsm.State(), id, epoch); why != "" {
 		return refuseLease(why)
 	}
-	if err := n.fsm.Prove(ctx, g.term, leaseWindow); err != nil {
+	if err := n.fsm.Prove(ctx, leaseWindow); err != nil {
 		if errors.Is(err, raftfsm.ErrNotLeader) {
 			return errNoLeader
 		}
 		return err
-	}
-	g.mu.Lock()
-	g.at[id] = time.Now() // before State is looked at: whoever marks the node down from here on sees this grant
-	g.mu.Unlock()
-	if n.grants.Load() != g {
-		return errNoLeader // a later term of this node's would not know of it
 	}
 	if why := model.CanLease(n.fsm.State(), id, epoch); why != "" {
 		return refuseLease(why)
@@ -149,17 +126,50 @@ func refuseLease(why string) error {
 	return &api.Error{Code: api.CodeConflict, Message: "no lease: " + why}
 }
 
-// since is how long ago each node was granted a lease by this leader.
-func (g *grants) since(ids []string) map[string]time.Duration {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	out := map[string]time.Duration{}
-	for _, id := range ids {
-		last, ok := g.at[id]
-		if !ok {
-			last = g.began
+// downs remembers since when this node's State has shown others as down: every node does, so that a new leader knows too.
+type downs struct {
+	mu   sync.Mutex
+	seen map[string]downSince // by node id
+}
+
+type downSince struct {
+	epoch uint64
+	at    time.Time
+}
+
+// downsLoop looks at every State.
+func (n *Node) downsLoop(ctx context.Context) error {
+	changed, stop := n.fsm.Watch()
+	defer stop()
+	for ctx.Err() == nil {
+		n.downs.look(n.fsm.State(), time.Now())
+		waitAny(ctx, time.Time{}, changed)
+	}
+	return nil
+}
+
+func (d *downs) look(s *model.State, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	seen := map[string]downSince{}
+	for id, n := range s.Nodes.All() {
+		if !n.Down {
+			continue
 		}
-		out[id] = time.Since(last)
+		if seen[id] = d.seen[id]; seen[id].epoch != n.Epoch || seen[id].at.IsZero() {
+			seen[id] = downSince{n.Epoch, now}
+		}
+	}
+	d.seen = seen
+}
+
+// since gives for how long each node has been down, as far as this node knows.
+func (d *downs) since(now time.Time) map[string]time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[string]time.Duration{}
+	for id, at := range d.seen {
+		out[id] = now.Sub(at.at)
 	}
 	return out
 }

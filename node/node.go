@@ -41,9 +41,9 @@ type Node struct {
 	builds  builder
 	shared  sharedPorts
 	lease   lease
-	grants  atomic.Pointer[grants] // nil unless this node leads
-	reopen  func()                 // ends the loops, so that the agent starts anew
-	keyed   atomic.Bool            // the store has the cluster's key
+	downs   downs
+	reopen  func()      // ends the loops, so that the agent starts anew
+	keyed   atomic.Bool // the store has the cluster's key
 
 	undo []func() // what open did, in order
 }
@@ -251,6 +251,7 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.keepSnapshotsLoop)
 	run(n.journalLoop)
 	run(n.leaseLoop)
+	run(n.downsLoop)
 	run(n.lapseLoop)
 	run(n.renewLoop)
 	run(n.announceLoop)

@@ -137,15 +137,19 @@ func (n *Node) provenState() (*model.State, error) {
 	return n.State(), nil
 }
 
-// Prove returns nil once an entry of the term that was appended after the call is committed, and applied here: so that
-// nobody else led when the call began. Calls within the window are proven by one entry. Errors: ErrNotLeader, or the
-// context's.
-func (n *Node) Prove(ctx context.Context, term uint64, window time.Duration) error {
+// Prove returns nil once an entry that this node, as the leader, appended after the call is committed and applied here: so
+// that its State holds everything that was in the log when the call began. Calls within the window are proven by one entry.
+// Errors: ErrNotLeader, or the context's.
+func (n *Node) Prove(ctx context.Context, window time.Duration) error {
 	_, err := n.proofs.join(ctx, func() (none struct{}, err error) {
 		ctx, cancel := context.WithTimeout(context.Background(), window+tryTime)
 		defer cancel()
 		n.idle(ctx, nil, time.After(window))
-		return none, n.barrier(ctx, term)
+		r, _ := n.roles.look()
+		if !r.Leading {
+			return none, &NotLeaderError{Leader: r.Leader}
+		}
+		return none, n.barrier(ctx, r.Term)
 	})
 	return err
 }

@@ -26,11 +26,11 @@ type sim struct {
 	mem     model.Memory
 	late    []simLate
 	trace   []string
-	moves   int                  // states restored
-	truth   map[string]int       // by service with managed state and timeline: what was acknowledged last
-	returns int                  // data returned to an earlier snapshot
-	granted map[string]time.Time // by node id: when the leader granted a lease last, or began to lead
-	taken   int                  // states that went on elsewhere from a copy
+	moves   int            // states restored
+	truth   map[string]int // by service with managed state and timeline: what was acknowledged last
+	returns int            // data returned to an earlier snapshot
+	leader  *simNode
+	taken   int // states that went on elsewhere from a copy
 }
 
 // simLate is a message that comes again, long after its sender counted on it.
@@ -49,9 +49,28 @@ type simNode struct {
 	failures map[string]model.Failure
 	busy     map[string]simStep
 	flaky    float64
-	disk     map[string]int // by service: what its state directory holds
-	lease    time.Time      // when its lease ends
-	asked    time.Time      // when it asked for it last
+	disk     map[string]int     // by service: what its state directory holds
+	lease    time.Time          // when its lease ends
+	asked    time.Time          // when it asked for it last
+	downs    map[string]simDown // since when it has seen others down
+}
+
+type simDown struct {
+	epoch uint64
+	at    time.Time
+}
+
+// looks has the node notice who is down in the State that it sees.
+func (n *simNode) looks(s *model.State, now time.Time) {
+	downs := map[string]simDown{}
+	for id, m := range s.Nodes.All() {
+		if d := n.downs[id]; m.Down && d.epoch == m.Epoch {
+			downs[id] = d
+		} else if m.Down {
+			downs[id] = simDown{m.Epoch, now}
+		}
+	}
+	n.downs = downs
 }
 
 // simStep is a step under way: it ends at a time, then acts.
@@ -64,7 +83,7 @@ type simStep struct {
 const simSystem = "default"
 
 func newSim(t *testing.T, seed uint64, nodes int) *sim {
-	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Unix(1_800_000_000, 0).UTC(), state: &model.State{}, truth: map[string]int{}, granted: map[string]time.Time{}}
+	s := &sim{t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Unix(1_800_000_000, 0).UTC(), state: &model.State{}, truth: map[string]int{}}
 	s.log = []*model.State{s.state}
 	for i := range nodes {
 		id := fmt.Sprintf("node%02d", i+1)
@@ -253,6 +272,7 @@ func (s *sim) turn() {
 				n.seen = len(s.log) - 1
 			}
 		}
+		n.looks(s.log[n.seen], s.now)
 		s.renew(n)
 		s.finishSteps(n)
 		s.act(n)
@@ -273,7 +293,6 @@ func (s *sim) renew(n *simNode) {
 	if model.CanLease(s.state, n.id, s.log[n.seen].Nodes.At(n.id).Epoch) != "" {
 		return
 	}
-	s.granted[n.id] = s.now.Add(time.Duration(s.rng.IntN(500)) * time.Millisecond)
 	if s.rng.IntN(8) > 0 {
 		n.lease = s.now.Add(model.LeaseTTL)
 	}
@@ -329,12 +348,14 @@ func (s *sim) write() {
 }
 
 func (s *sim) lead() {
-	if s.rng.IntN(40) == 0 {
-		s.mem = model.Memory{} // another leader
-		for _, n := range s.nodes {
-			s.granted[n.id] = s.now
-		}
+	if s.leader == nil || !s.leader.up || s.rng.IntN(40) == 0 {
+		s.mem, s.leader = model.Memory{}, s.nodes[s.rng.IntN(len(s.nodes))]
 	}
+	if !s.leader.up {
+		return
+	}
+	s.leader.seen = len(s.log) - 1 // a leader has applied everything before it decides
+	s.leader.looks(s.state, s.now)
 	cmds, mem, _ := model.Decide(s.state, s.view(), s.mem, s.now)
 	for _, c := range cmds {
 		s.note("leader: %T %+v", c, brief(c))
@@ -361,9 +382,13 @@ func (s *sim) tookOver(cmds []model.Command, results []model.Result) {
 }
 
 func (s *sim) view() model.View {
-	v := model.View{Self: "", Silent: map[string]time.Duration{}, Granted: map[string]time.Duration{}}
+	v := model.View{Self: "", Silent: map[string]time.Duration{}, DownFor: map[string]time.Duration{}}
+	if s.leader != nil {
+		for id, d := range s.leader.downs {
+			v.DownFor[id] = s.now.Sub(d.at)
+		}
+	}
 	for _, n := range s.nodes {
-		v.Granted[n.id] = s.now.Sub(s.granted[n.id])
 		v.Silent[n.id] = 0
 		if !n.up {
 			v.Silent[n.id] = s.now.Sub(n.since)
@@ -676,7 +701,7 @@ func (s *sim) quiet() string {
 func (s *sim) crash(n *simNode) {
 	s.note("%s: power off", n.id)
 	n.up, n.since = false, s.now
-	n.procs, n.busy, n.failures = map[string]model.Process{}, map[string]simStep{}, map[string]model.Failure{}
+	n.procs, n.busy, n.failures, n.downs = map[string]model.Process{}, map[string]simStep{}, map[string]model.Failure{}, nil
 }
 
 // restartAgent kills only the agent: its processes go on.

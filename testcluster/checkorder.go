@@ -104,7 +104,9 @@ func (h *history) missing(start Event, d Dep) string {
 		}
 		ready++
 		if h.ended(e, start.Seq, EventStop) {
-			stopped++
+			if !h.restarted(e) {
+				stopped++
+			}
 		} else if !h.ended(e, start.Seq, EventExit) {
 			healthy = true
 		}

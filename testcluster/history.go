@@ -82,6 +82,12 @@ func (h *history) ended(e Event, limit int, kind string) bool {
 	return first > 0 && first < limit
 }
 
+// restarted says whether what was told to end was started again under the same claim: for a snapshot, or when its node had no
+// lease. State has it as active all the time.
+func (h *history) restarted(e Event) bool {
+	return h.lastStart[e.claim()] > h.ends[end{e.Boot, EventStop}]
+}
+
 // replaced says whether its node started the service again before a moment.
 func (h *history) replaced(start Event, moment int) bool {
 	list := h.starts[spot{start.Service, start.Node}]
