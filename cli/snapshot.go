@@ -45,7 +45,7 @@ func newSnapshotsCommand(c *console) *cobra.Command {
 	}
 	systemFlag(cmd, &system)
 	cmd.Flags().BoolVar(&latest, "latest", false, "only the newest of each service")
-	cmd.AddCommand(newSnapshotDiffCommand(c), newSnapshotExportCommand(c), newSnapshotImportCommand(c))
+	cmd.AddCommand(newSnapshotDiffCommand(c), newSnapshotExportCommand(c), newSnapshotImportCommand(c), newSnapshotResolveCommand(c))
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,13 +30,30 @@ const leaseWindow = 100 * time.Millisecond
 // lease is this node's own.
 type lease struct {
 	mu    sync.Mutex
+	why   string        // it could not be renewed at the last try; "" = it was
 	until time.Duration // on keeper.Boottime: what the keeper was told; 0: nothing
 }
 
 func (l *lease) set(until time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.until = until
+	l.until, l.why = until, ""
+}
+
+func (l *lease) failed(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.why = err.Error()
+}
+
+// lacking says why exclusive instances may not be started; "" when they may.
+func (l *lease) lacking() string {
+	if l.left() > 0 {
+		return ""
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return "its node has no lease: " + cmp.Or(l.why, "no leader has granted one yet")
 }
 
 // left is how long exclusive instances may still be started; not positive: they may not.
@@ -63,6 +81,7 @@ func (n *Node) leaseLoop(ctx context.Context) error {
 		case err == nil:
 			n.pause(ctx, model.LeaseEvery)
 		default:
+			n.lease.failed(err)
 			n.log.Info("renewing the lease", "err", err)
 			n.pause(ctx, leaseTry/4)
 		}

@@ -350,6 +350,13 @@ func (a *agent) observations() map[string]observation {
 		}
 		out[key] = o
 	}
+	lacking := a.n.lease.lacking()
+	for _, r := range a.n.fsm.State().Rows.Prefix(a.n.id.ID + "/") {
+		if o := out[r.Key]; lacking != "" && r.Exclusive && !r.Obsolete && !o.Running {
+			o.Trouble = lacking
+			out[r.Key] = o
+		}
+	}
 	for key, f := range a.failures {
 		if _, ok := out[key]; !ok && f.Attempts > 0 {
 			out[key] = observation{Trouble: fmt.Sprintf("%s (attempt %d)", f.Reason, f.Attempts)}

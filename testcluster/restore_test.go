@@ -4,6 +4,8 @@ package testcluster
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -28,6 +30,12 @@ func TestRestoreOnto(t *testing.T) {
 	w.end()
 	then := stateOf(t, w)
 	deployed(t, cli(t, from, "snapshot", "db"))
+	dir := filepath.Join(t.TempDir(), "resolved")
+	r := cli(t, c.Node(2), "snapshots", "resolve", "db@1", dir)
+	deployed(t, r)
+	if files, err := os.ReadDir(dir); err != nil || len(files) == 0 || strings.TrimSpace(r.Stdout) != dir {
+		t.Errorf("the snapshot was laid out as %q: %v, %v", r.Stdout, files, err)
+	}
 	w = startWriterAt(t, c, from, "db", w)
 	w.moreWrites(t, 20)
 	w.end()
