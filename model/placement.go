@@ -679,7 +679,7 @@ func (c *composer) short(s *Service, missing, fitting int, obstacles string) {
 	case fitting >= s.Instances:
 		why = fmt.Sprintf("there is no place for %d of the %d instances of service %q", missing, s.Instances, s.Name)
 	}
-	if holder := c.custodian(s); holder != "" {
+	if holder := c.custodian(s); holder != "" && !canLeave(c.in.State, holder) {
 		why += fmt.Sprintf("; its state is on %s and cannot leave it now", c.in.State.NodeName(holder))
 	}
 	if c.in.Adapt {

@@ -2,6 +2,8 @@ package model_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -305,5 +307,37 @@ func TestWhyStopped(t *testing.T) {
 	}
 	if !strings.Contains(why["b"], "node "+home+" is down, and no other may run it now") || !strings.Contains(why["c"], "it waits for b") {
 		t.Errorf("%v", why)
+	}
+}
+
+// The example composes on three nodes, and its services are as its README says.
+func TestPlacementExample(t *testing.T) {
+	t.Parallel()
+	src := model.Source{Files: map[string][]byte{}}
+	for from, to := range map[string]string{"services.hcl": "services.hcl", "distribution.hcl": "distribution.hcl", "inventory.json": "01-inventory.inventory.json"} {
+		text, err := os.ReadFile(filepath.Join("..", "examples", "placement", from))
+		if err != nil {
+			t.Fatal(err)
+		}
+		src.Files[to] = text
+	}
+	m, diags := model.Parse(src, model.Known{Modules: model.Modules()})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	c := newCluster(t, 3)
+	for _, n := range []string{"n1", "n2", "n3"} {
+		c.must(model.UpdateNode{ID: "id-" + n, Host: n, Attributes: map[string]string{model.DataAttribute: "/data", "os": "linux", "arch": "arm64", "cores": "2", "memory": "4294967296", "disk": "100000000000"}})
+	}
+	got, diags := model.Compose{State: c.s, System: "default", Model: m}.Run()
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	on := map[string][]string{}
+	for _, r := range got.Rows {
+		on[r.Service] = append(on[r.Service], c.s.NodeName(r.Node))
+	}
+	if len(on["orders"]) != 1 || len(on["shop"]) != 2 || !slices.Contains(on["shop"], "n1") || len(on["reports"]) != 1 || slices.Contains(on["shop"], on["reports"][0]) {
+		t.Errorf("%v", on)
 	}
 }

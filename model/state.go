@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -303,7 +304,11 @@ func (r Reservation) NumberKey() string { return NumberKey(r.Resource, r.Number,
 
 // NumberKey names a number on a node, or in the whole network where node is "".
 func NumberKey(resource string, number int, node string) string {
-	return fmt.Sprintf("%s/%06d/%s", resource, number, node)
+	digits := strconv.Itoa(number)
+	if pad := 6 - len(digits); pad > 0 && number >= 0 {
+		digits = "000000"[:pad] + digits
+	}
+	return resource + "/" + digits + "/" + node // as "%s/%06d/%s": the key of an index that is asked for each number tried
 }
 
 // BuildRecord maps an input to the tree it produced. The first output wins.
