@@ -592,12 +592,17 @@ func TestFeedSendsOnlyWhatWasApplied(t *testing.T) {
 		}
 	}
 	// A checkpoint of State 6 covered the log to 8; 10 and 12 were applied since, 11 counted for nothing.
-	state := &model.State{Version: 1, Index: 12, Cluster: model.Cluster{ID: "c"}}
+	state := &model.State{Version: 1, Index: 12, Cluster: model.Cluster{ID: "c", Epoch: 1}}
 	n := &Node{log: testLog(), machine: newMachine(Apply, 0, testLog()), stores: &stores{logs: logs}, feeds: newFeeds()}
 	n.machine.line.Store(&line{state: state, base: 6, from: 10})
-	for at, want := range map[uint64]string{0: "checkpoint", 5: "checkpoint", 6: "6-10 10-12", 10: "10-12", 12: ""} {
+	for _, k := range []struct {
+		epoch, at uint64
+		want      string
+	}{{1, 0, "checkpoint"}, {1, 5, "checkpoint"}, {1, 6, "6-10 10-12"}, {1, 10, "10-12"}, {1, 12, ""},
+		{0, 10, "checkpoint"}, {0, 12, "checkpoint"}, {0, 20, "checkpoint"}} {
 		var out bytes.Buffer
-		f := &feed{n: n, at: at, ctx: t.Context(), w: bufio.NewWriter(&out)}
+		at, want := k.at, k.want
+		f := &feed{n: n, to: hello{epoch: k.epoch}, at: at, ctx: t.Context(), w: bufio.NewWriter(&out)}
 		if err := f.catchUp(); err != nil {
 			t.Fatal(err)
 		}
@@ -623,6 +628,34 @@ func TestFeedSendsOnlyWhatWasApplied(t *testing.T) {
 		}
 		if strings.Join(got, " ") != want || f.at != 12 {
 			t.Errorf("a follower at %d gets %q, and is at %d; want %q", at, got, f.at, want)
+		}
+	}
+}
+
+// TestMachineFollows: what does not follow on State is not applied, and what State has is not applied again.
+func TestMachineFollows(t *testing.T) {
+	t.Parallel()
+	m := newMachine(Apply, 0, testLog())
+	at := func(index, epoch uint64) *model.State {
+		return &model.State{Version: 1, Index: index, Cluster: model.Cluster{ID: "c", Epoch: epoch}}
+	}
+	m.publish(at(10, 1))
+	e := fedEntry(t, 10, "v")
+	for _, k := range []struct {
+		prev, index uint64
+		err         error
+		want        uint64
+	}{{9, 12, errGap, 10}, {11, 12, errGap, 10}, {8, 10, nil, 10}, {10, 12, nil, 12}, {10, 12, nil, 12}, {12, 13, nil, 13}} {
+		if err := m.follow(k.prev, k.index, e.entry); !errors.Is(err, k.err) || m.state.Load().Index != k.want {
+			t.Errorf("%d after %d: %v, State is at %d, want %d", k.index, k.prev, err, m.state.Load().Index, k.want)
+		}
+	}
+	for _, k := range []struct {
+		s    *model.State
+		want uint64
+	}{{at(12, 1), 13}, {at(20, 0), 13}, {at(14, 1), 14}, {at(3, 2), 3}} {
+		if m.publish(k.s); m.state.Load().Index != k.want {
+			t.Errorf("State is at %d, want %d", m.state.Load().Index, k.want)
 		}
 	}
 }

@@ -117,6 +117,19 @@ func TestFollowedSurvivesAnyCut(t *testing.T) {
 	if last != 16 {
 		t.Errorf("the whole file leads to %d", last)
 	}
+	for n := range whole {
+		flipped := bytes.Clone(whole)
+		flipped[n] ^= 0x04
+		if err := os.WriteFile(path, flipped, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f := newFollowed(dir, testLog())
+		s, err := f.load(applyFed)
+		if err != nil || states[s.Index] == nil || Digest(s) != Digest(states[s.Index]) {
+			t.Fatalf("byte %d changed: %v, %v", n, s, err)
+		}
+		f.close()
+	}
 }
 
 // TestFollowedDamage: what is damaged is fetched again, only a newer checkpoint is an error.
