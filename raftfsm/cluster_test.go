@@ -38,6 +38,7 @@ type member struct {
 }
 
 func newCluster(t testing.TB, cfg func(*Config)) *cluster {
+	t.TempDir() // the first call registers the removal; what is registered later, the end of the nodes, comes before it
 	ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
 	c := &cluster{t: t, ctx: ctx, wires: newWires(), nodes: map[string]*member{}, cfg: cfg}
 	t.Cleanup(func() {
