@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
@@ -181,29 +180,18 @@ func (n *Node) postCheck(r *http.Request) (any, error) {
 	if peerID(r.Context()) != "" {
 		return []api.NodeCheck{n.checkStore(r.Context())}, nil
 	}
-	s := n.fsm.State()
-	var mu sync.Mutex
 	var all []api.NodeCheck
-	var wg sync.WaitGroup
-	for id, node := range s.Nodes.All() {
-		wg.Go(func() {
-			one := []api.NodeCheck{{Node: node.Name, Problems: []string{}, Lost: []string{}, Error: "it is down"}}
-			switch {
-			case id == n.id.ID:
-				one[0] = n.checkStore(r.Context())
-			case !node.Down:
-				got, _, err := passOn[[]api.NodeCheck](n, r, id, "/v1/check", struct{}{})
-				if err != nil || len(got) != 1 {
-					one[0].Error = fmt.Sprintf("it does not answer: %v", err)
-				} else {
-					one = got
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			all = append(all, one...)
-		})
+	for _, a := range everyNode(n, r, "/v1/check", struct{}{}, func() ([]api.NodeCheck, error) {
+		return []api.NodeCheck{n.checkStore(r.Context())}, nil
+	}) {
+		switch {
+		case a.err == nil && len(a.answer) == 1:
+			all = append(all, a.answer...)
+		case errors.Is(a.err, errIsDown):
+			all = append(all, api.NodeCheck{Node: a.name, Problems: []string{}, Lost: []string{}, Error: a.err.Error()})
+		default:
+			all = append(all, api.NodeCheck{Node: a.name, Problems: []string{}, Lost: []string{}, Error: fmt.Sprintf("it does not answer: %v", a.err)})
+		}
 	}
-	wg.Wait()
 	return all, nil
 }

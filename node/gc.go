@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/isonomia-mesh/isonomia/activate"
 	"github.com/isonomia-mesh/isonomia/model"
@@ -42,26 +41,14 @@ func (n *Node) postGC(r *http.Request) (any, error) {
 
 func (n *Node) askAllForGarbage(r *http.Request, req api.GCRequest) api.GC {
 	out := api.GC{States: []api.CollectedState{}, Unreached: []string{}}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for id, node := range n.fsm.State().Nodes.All() {
-		wg.Go(func() {
-			var got api.GC
-			err := errors.New("it is down")
-			switch {
-			case id == n.id.ID:
-				got.States, err = n.collectStates(r.Context(), req)
-			case !node.Down:
-				got, _, err = passOn[api.GC](n, r, id, "/v1/gc", req)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if out.States = append(out.States, got.States...); err != nil {
-				out.Unreached = append(out.Unreached, fmt.Sprintf("%s: %v", node.Name, err))
-			}
-		})
+	for _, a := range everyNode(n, r, "/v1/gc", req, func() (api.GC, error) {
+		states, err := n.collectStates(r.Context(), req)
+		return api.GC{States: states}, err
+	}) {
+		if out.States = append(out.States, a.answer.States...); a.err != nil {
+			out.Unreached = append(out.Unreached, fmt.Sprintf("%s: %v", a.name, a.err))
+		}
 	}
-	wg.Wait()
 	slices.SortFunc(out.States, func(a, b api.CollectedState) int {
 		return strings.Compare(a.Service+"\x00"+a.Node, b.Service+"\x00"+b.Node)
 	})

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
@@ -193,6 +194,39 @@ func (n *Node) custodianNow(ctx context.Context, system, service string) (*model
 	}
 	r, err := custodian(s, system, service)
 	return s, r, err
+}
+
+// nodeAnswer is what one node answered.
+type nodeAnswer[T any] struct {
+	name   string
+	answer T
+	err    error
+}
+
+var errIsDown = errors.New("it is down")
+
+// everyNode asks every node that is up, all at once; this one by here. The answers are in the order of names.
+func everyNode[T any](n *Node, r *http.Request, path string, body any, here func() (T, error)) []nodeAnswer[T] {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var all []nodeAnswer[T]
+	for id, node := range n.fsm.State().Nodes.All() {
+		wg.Go(func() {
+			a := nodeAnswer[T]{name: node.Name, err: errIsDown}
+			switch {
+			case id == n.id.ID:
+				a.answer, a.err = here()
+			case !node.Down:
+				a.answer, _, a.err = passOn[T](n, r, id, path, body)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, a)
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(all, func(a, b nodeAnswer[T]) int { return strings.Compare(a.name, b.name) })
+	return all
 }
 
 // passOn sends a request to the node that has a row, if that is another; the answer is its.
