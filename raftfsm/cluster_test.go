@@ -41,6 +41,7 @@ func newCluster(t testing.TB, cfg func(*Config)) *cluster {
 	t.TempDir() // the first call registers the removal; what is registered later, the end of the nodes, comes before it
 	ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
 	c := &cluster{t: t, ctx: ctx, wires: newWires(), nodes: map[string]*member{}, cfg: cfg}
+	_ = t.TempDir() // its cleanup is then known before ours: nodes end before their directories go
 	t.Cleanup(func() {
 		for _, m := range c.nodes {
 			if m.Node != nil {
