@@ -21,7 +21,7 @@ type agentFlags struct {
 	token, tokenFile                    string
 	attributes                          map[string]string
 	logFormat                           string
-	stopServices, printUnit             bool
+	stopServices, printUnit, rejoin     bool
 }
 
 func newAgentCommand(c *console) *cobra.Command {
@@ -61,6 +61,7 @@ func (f *agentFlags) register(cmd *cobra.Command) {
 	flags.Lookup("attribute").DefValue = "" // not "[]"
 	flags.StringVar(&f.logFormat, "log-format", "text", "`FORMAT` of the log, text or json")
 	flags.BoolVar(&f.stopServices, "stop-services", false, "end the services and their keeper with the agent")
+	flags.BoolVar(&f.rejoin, "rejoin", false, "come back to the cluster that this node left")
 	flags.BoolVar(&f.printUnit, "print-unit", false, "print a systemd unit for these flags and end")
 	for _, name := range []string{"config", "token-file"} {
 		_ = cmd.MarkFlagFilename(name)
@@ -214,6 +215,6 @@ func (f *agentFlags) nodeConfig(given func(flag string) bool) (node.Config, erro
 	if f.token != "" {
 		cfg.Token = f.token
 	}
-	cfg.Bootstrap, cfg.StopServices = f.bootstrap, f.stopServices
+	cfg.Bootstrap, cfg.StopServices, cfg.Rejoin = f.bootstrap, f.stopServices, f.rejoin
 	return cfg, nil
 }

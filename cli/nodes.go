@@ -68,6 +68,7 @@ func (c *console) showPlans(plans []api.Plan) {
 type drain struct {
 	*console
 	undo, yes, noWait bool
+	leave             bool // and take it out then
 	timeout           time.Duration
 }
 
@@ -94,7 +95,7 @@ func newDrainCommand(c *console) *cobra.Command {
 
 func (d *drain) run(ctx context.Context, client *api.Client, node string) error {
 	if !d.yes && !d.undo && (!d.canAsk || d.json) {
-		return usagef("add --yes to go ahead without being asked", "drain asks before it moves anything, and there is no terminal to ask on")
+		return usagef("add --yes to go ahead without being asked", "it asks before it moves anything, and there is no terminal to ask on")
 	}
 	plans, err := client.WhatIf(ctx, api.WhatIfRequest{Nodes: []string{node}, Drained: true})
 	if err != nil {
@@ -103,7 +104,11 @@ func (d *drain) run(ctx context.Context, client *api.Client, node string) error 
 	if !d.undo {
 		d.showPlans(plans)
 		if !d.yes {
-			if agreed, err := d.ask(ctx, fmt.Sprintf("Drain %s?", oneLine(node))); err != nil || !agreed {
+			question := fmt.Sprintf("Drain %s?", oneLine(node))
+			if d.leave {
+				question = fmt.Sprintf("Drain %s, and have it leave the cluster?", oneLine(node))
+			}
+			if agreed, err := d.ask(ctx, question); err != nil || !agreed {
 				return orError(err, &api.Error{Code: api.CodeAborted, Message: "nothing was changed: not agreed"})
 			}
 		}
@@ -112,11 +117,16 @@ func (d *drain) run(ctx context.Context, client *api.Client, node string) error 
 	if err == nil && !d.undo && !d.noWait {
 		err = d.await(ctx, client, node, plans)
 	}
+	if err == nil && d.leave {
+		err = d.depart(ctx, client, node)
+	}
 	switch {
 	case err != nil:
 		return err
 	case d.json:
 		return d.printJSON(done)
+	case d.leave:
+		d.sayf("%s has left. Its agent ends; started with --rejoin it comes back.", oneLine(node))
 	case d.undo:
 		d.sayf("Instances may be placed on %s again. What left it stays where it is.", oneLine(node))
 	case d.noWait:
@@ -125,6 +135,52 @@ func (d *drain) run(ctx context.Context, client *api.Client, node string) error 
 		d.sayf("Nothing is left on %s.", oneLine(node))
 	}
 	return nil
+}
+
+func newLeaveCommand(c *console) *cobra.Command {
+	d := &drain{console: c, leave: true}
+	cmd := &cobra.Command{
+		Use:   "leave NODE",
+		Short: "Drain a node, and take it out of the cluster",
+		Long: "Have everything on a node go elsewhere, as drain does, wait until other nodes have copies of its snapshots, and take it\n" +
+			"out of the cluster: its agent and keeper end. It is no voter any more, keeps its name and key, and comes back with\n" +
+			"isonomia agent --rejoin. What is to happen is shown first.",
+		Example:           "  isonomia leave n2\n  isonomia leave n2 --yes --timeout 10m",
+		Args:              between(1, 1),
+		ValidArgsFunction: completeNodes(c),
+		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			return d.run(cmd.Context(), client, args[0])
+		}),
+	}
+	cmd.Flags().BoolVarP(&d.yes, "yes", "y", false, "go ahead without being asked")
+	cmd.Flags().DurationVar(&d.timeout, "timeout", 0, "how long to wait (default: until it has left)")
+	return cmd
+}
+
+// depart waits until nothing keeps a drained node, and takes it out.
+func (d *drain) depart(ctx context.Context, client *api.Client, node string) error {
+	if d.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.timeout)
+		defer cancel()
+	}
+	for told := ""; ; {
+		_, err := client.Leave(ctx, node)
+		switch api.CodeOf(err) {
+		case api.CodeConflict, api.CodeNoQuorum, api.CodeUnreachable:
+		default:
+			return err // nil is none
+		}
+		if err.Error() != told {
+			told = err.Error()
+			d.sayf("%s.", oneLine(told))
+		}
+		select {
+		case <-ctx.Done():
+			return withHint(err, "it stays drained; isonomia leave goes on from there, and isonomia drain --undo takes it back")
+		case <-time.After(firstPause):
+		}
+	}
 }
 
 // await waits until no instance of the systems is on the node, and says what is left whenever that changes.

@@ -127,6 +127,17 @@ type TakeOver struct {
 	At        time.Time `cbor:"7,keyasint"`
 }
 
+// Leave takes a node that has nothing left out of the cluster until it comes back.
+type Leave struct {
+	ID    string `cbor:"1,keyasint"`
+	Epoch uint64 `cbor:"2,keyasint"`
+}
+
+// Rejoin has a node that left be a member as before.
+type Rejoin struct {
+	ID string `cbor:"1,keyasint"`
+}
+
 // DrainNode asks that everything on a node goes elsewhere, or that things may go there again.
 type DrainNode struct {
 	ID string `cbor:"1,keyasint"`
@@ -288,6 +299,8 @@ func (GiveUpState) command()   {}
 func (DrainNode) command()     {}
 func (Fence) command()         {}
 func (TakeOver) command()      {}
+func (Leave) command()         {}
+func (Rejoin) command()        {}
 
 // TakeSnapshot puts a snapshot into the catalogue, at its generation or as the newest one if nothing changed.
 type TakeSnapshot struct {

@@ -83,7 +83,7 @@ func (d *decision) liveness() []Command {
 	var cmds []Command
 	for id, n := range d.s.Nodes.All() {
 		silent, known := d.v.Silent[id]
-		if !known || id == d.v.Self && !n.Down {
+		if !known || n.Left || id == d.v.Self && !n.Down {
 			continue
 		}
 		limit := DownAfter + d.v.Late

@@ -273,3 +273,32 @@ func TestFlappingNodeWaits(t *testing.T) {
 		t.Errorf("after a long time up: %v", got)
 	}
 }
+
+// A node leaves only with nothing left on it, and does not come back by being heard.
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	c := copied(t, "copies = 1")
+	leave := func() model.Result { return c.apply(model.Leave{ID: "id-n1", Epoch: c.s.Nodes.At("id-n1").Epoch})[0] }
+	if res := leave(); res.Code != model.ErrGate || !strings.Contains(res.Message, "db is still there") {
+		t.Fatalf("%+v", res)
+	}
+	c.drain("n1", true)
+	c.decide()
+	c.settle()
+	if res := leave(); res.Code != model.ErrGate || !strings.Contains(res.Message, "no other node that is up has snapshot 2") {
+		t.Fatalf("%+v", res) // that of the move
+	}
+	c.must(model.HoldSnapshots{Node: "id-n2", Items: []model.HeldSnapshot{{Key: model.SnapshotKey("default", "db", "process", 2), ID: "state"}}})
+	c.must(model.Leave{ID: "id-n1", Epoch: c.s.Nodes.At("id-n1").Epoch})
+	if n := c.s.Nodes.At("id-n1"); !n.Left || !n.Down || !n.Fenced || n.Takes() {
+		t.Errorf("%+v", n)
+	}
+	if cmds, _, _ := model.Decide(c.s, model.View{Silent: map[string]time.Duration{"id-n1": 0}}, model.Memory{}, epoch); len(cmds) > 0 {
+		t.Errorf("heard on its way out: %+v", cmds)
+	}
+	c.must(model.Rejoin{ID: "id-n1"})
+	c.up("n1")
+	if n := c.s.Nodes.At("id-n1"); n.Left || n.Down || n.Fenced || !n.Takes() {
+		t.Errorf("after its return: %+v", n)
+	}
+}

@@ -51,6 +51,7 @@ func (n *Node) apiRoutes() http.Handler {
 	mux.HandleFunc("GET /v1/snapshots/diff", handle(n.getDiff))
 	mux.HandleFunc("POST /v1/whatif", handle(n.postWhatIf))
 	mux.HandleFunc("POST /v1/drain", handle(n.postDrain))
+	mux.HandleFunc("POST /v1/leave", handle(n.postLeave))
 	mux.HandleFunc("POST /v1/remove", handle(n.postRemove))
 	mux.HandleFunc("POST /v1/reconstruct", handle(n.postReconstruct))
 	mux.HandleFunc("POST /v1/gc", handle(n.postGC))

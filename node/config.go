@@ -30,6 +30,7 @@ type Config struct {
 	Token      string            // for joining
 	Attributes map[string]string // zone and other facts
 	LogFormat  string            // text (default) or json
+	Rejoin     bool              // come back after having left
 	// StopServices ends services and keeper with the agent.
 	StopServices bool
 	Log          *slog.Logger  // default: to standard error

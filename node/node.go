@@ -114,6 +114,9 @@ func (n *Node) openDir(context.Context) error {
 		return fmt.Errorf("data directory %s: %w", n.cfg.Dir, err)
 	}
 	n.onClose(unlock)
+	if err := n.mayStart(); err != nil {
+		return err
+	}
 	n.logClose("what an unfinished build left", removeAll(n.dir.buildWork()))
 	if n.events, err = openEvents(n.dir.events()); err != nil {
 		return err
@@ -250,6 +253,7 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.collectLoop)
 	run(n.keepSnapshotsLoop)
 	run(n.journalLoop)
+	run(n.leaveLoop)
 	run(n.leaseLoop)
 	run(n.downsLoop)
 	run(n.lapseLoop)
@@ -264,8 +268,12 @@ func (n *Node) serve(ctx context.Context) error {
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	if n.cfg.StopServices {
+	left := errors.Is(err, errLeft)
+	if n.cfg.StopServices || left {
 		n.stopServices()
+	}
+	if left {
+		return nil
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 )
 
@@ -22,6 +23,8 @@ Wants=network-online.target
 
 [Service]
 Type=exec
+# A node that has left stays away until it is started with --rejoin.
+ExecCondition=/usr/bin/test ! -e %s
 ExecStart=%s
 # A machine that is not a member yet needs --bootstrap, or --join and a token, once:
 #   Environment=ISONOMIA_TOKEN=...   (systemctl edit isonomia; remove it afterwards)
@@ -37,7 +40,7 @@ OOMScoreAdjust=-500
 
 [Install]
 WantedBy=multi-user.target
-`, command)
+`, unitWord(filepath.Join(dir, leftFile)), command)
 }
 
 // unitWord is a word of a command line as systemd reads it: in quotes where it must be, with its specifiers and variables

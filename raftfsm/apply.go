@@ -76,6 +76,10 @@ func (t *tx) apply(c model.Command) model.Result {
 		return t.fence(c)
 	case model.TakeOver:
 		return t.takeOver(c)
+	case model.Leave:
+		return t.leave(c)
+	case model.Rejoin:
+		return t.rejoin(c)
 	case model.DrainNode:
 		return t.drainNode(c)
 	case model.GiveUpState:

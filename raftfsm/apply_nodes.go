@@ -193,6 +193,37 @@ func (t *tx) takeOver(c model.TakeOver) model.Result {
 	return model.Result{Value: line}
 }
 
+// leave marks a node as gone on purpose. It counts as down and fenced: nothing is there.
+func (t *tx) leave(c model.Leave) model.Result {
+	n, ok := t.s.Nodes.Get(c.ID)
+	switch {
+	case !ok:
+		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
+	case n.Left:
+		return model.Result{} // told twice
+	case n.Down || n.Epoch != c.Epoch:
+		return refuse(model.ErrEpoch, "node %s was marked down since", n.Name)
+	}
+	if why := model.MayLeave(t.s, c.ID); why != "" {
+		return refuse(model.ErrGate, "node %s cannot leave yet: %s", n.Name, why)
+	}
+	n.Left, n.Down, n.Fenced, n.Draining, n.Epoch = true, true, true, false, n.Epoch+1
+	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
+	t.sweep(t.nodeRows(n.ID))
+	return model.Result{}
+}
+
+// rejoin leaves the node down: it is marked up when it is heard.
+func (t *tx) rejoin(c model.Rejoin) model.Result {
+	n, ok := t.s.Nodes.Get(c.ID)
+	if !ok {
+		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
+	}
+	n.Left = false
+	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
+	return model.Result{}
+}
+
 func (t *tx) removeNode(c model.RemoveNode) model.Result {
 	n, ok := t.s.Nodes.Get(c.ID)
 	if !ok {

@@ -115,6 +115,10 @@ func drawKind(t *rapid.T, k kind) model.Command {
 		return draw[model.Fence](t)
 	case model.TakeOver:
 		return draw[model.TakeOver](t)
+	case model.Leave:
+		return draw[model.Leave](t)
+	case model.Rejoin:
+		return draw[model.Rejoin](t)
 	}
 	t.Fatalf("no generator for %s", k.typ)
 	return nil
@@ -127,7 +131,7 @@ func TestKindsArePinned(t *testing.T) {
 	// Never edit a line of this list: append. The numbers lie in logs on disk.
 	want := strings.Fields(`Init Admit CreateToken RevokeToken UpdateNode MarkDown MarkUp RemoveNode SealCA Begin Part
 		Commit Claims Reports Finish Retry Abort RecordBuild TakeSnapshot HoldSnapshots DropSnapshots
-		GiveUpState DrainNode Fence TakeOver`)
+		GiveUpState DrainNode Fence TakeOver Leave Rejoin`)
 	if len(kinds) != len(want) {
 		t.Fatalf("%d kinds, want %d", len(kinds), len(want))
 	}

@@ -24,6 +24,8 @@
 //	5 UpdateNode   11 Part         17 Abort         23 DrainNode
 //	6 MarkDown     12 Commit       18 RecordBuild   24 Fence
 //	                                                25 TakeOver
+//	                                                26 Leave
+//	                                                27 Rejoin
 //
 // A newer version, an unknown kind and an unknown field are a *MustUpgradeError: the node stops applying, keeps its
 // State and does not lead. A new field of a command must therefore be omitempty, and be used only behind a state

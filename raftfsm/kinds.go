@@ -41,6 +41,8 @@ var kinds = []kind{
 	kindOf[model.DrainNode](23),
 	kindOf[model.Fence](24),
 	kindOf[model.TakeOver](25),
+	kindOf[model.Leave](26),
+	kindOf[model.Rejoin](27),
 }
 
 func kindOf[C model.Command](number uint64) kind {

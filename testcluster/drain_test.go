@@ -111,3 +111,42 @@ func TestRemove(t *testing.T) {
 	}
 	awaitMember(t, c.Node(0), victim.Name, "no member")
 }
+
+// TestLeave: a node that has a state leaves. What it has goes elsewhere, copies too, its agent ends and stays away until it is
+// told to come back.
+func TestLeave(t *testing.T) {
+	c := real(t, 3)
+	m := stateful("n2").Change("db", func(s *Service) { s.Pin = []string{"n2", "n3"} })
+	deployed(t, c.Node(0).Deploy(m))
+	c.AwaitSettled(smokeTimeout, 1)
+	victim, err := nodeOf(c.Node(0), "db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := startWriter(t, c, c.Node(0), "db")
+	w.moreWrites(t, 20)
+	deployed(t, cli(t, c.Node(0), "leave", victim.Name, "--yes"))
+	if code := victim.AwaitExit(smokeTimeout); code != 0 {
+		t.Errorf("its agent ended with %d", code)
+	}
+	Await(t, "no keeper", smokeTimeout, func() error {
+		world, err := victim.World()
+		if err == nil && len(world.Processes) > 0 {
+			err = fmt.Errorf("%v", world.Processes)
+		}
+		return err
+	})
+	awaitMember(t, c.Node(0), victim.Name, "left")
+	w.moreWrites(t, 5)
+	w.nothingLost(t)
+	victim.Launch()
+	if code := victim.AwaitExit(smokeTimeout); code != 1 {
+		t.Errorf("started again without --rejoin: it ended with %d", code)
+	}
+	victim.Start(WithArgs("--rejoin"))
+	awaitMember(t, c.Node(0), victim.Name, "alive")
+	deployed(t, c.Node(0).Deploy(m.Change("db", func(s *Service) { s.Pin = []string{victim.Name} })))
+	w = startWriterAt(t, c, c.Node(0), "db", w)
+	w.moreWrites(t, 5)
+	w.nothingLost(t)
+}

@@ -55,6 +55,12 @@ func (c *Client) Drain(ctx context.Context, req DrainRequest) (Node, error) {
 	return call[Node](ctx, c, changeTimeout, http.MethodPost, "/v1/drain", req)
 }
 
+// Leave takes a node that has nothing left out of the cluster, until its agent is started with --rejoin. CodeConflict says
+// what is still there.
+func (c *Client) Leave(ctx context.Context, node string) (Node, error) {
+	return call[Node](ctx, c, changeTimeout, http.MethodPost, "/v1/leave", DrainRequest{Node: node})
+}
+
 // ReconstructRequest is the body of POST /v1/reconstruct.
 type ReconstructRequest struct {
 	Digest string `json:"digest"` // of the journal that was shown; "" only shows
