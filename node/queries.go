@@ -142,7 +142,7 @@ func (n *Node) fewNodes(s *model.State) string {
 	case up == 1:
 		return "one node: no failover, and what is deployed is acknowledged on one disk"
 	case up == 2:
-		return "two nodes: no failover, and what is deployed is acknowledged on one disk; if the voter is lost, run 'isonomia recover' on the other node"
+		return "two nodes: no failover, and what is deployed is acknowledged on one disk; while the voter is away nothing can be changed, and what is exclusive stops on the other node"
 	}
 	return ""
 }
