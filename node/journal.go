@@ -36,13 +36,13 @@ func (p paths) journal() string { return p.join("journal.state") }
 func (n *Node) journalLoop(ctx context.Context) error {
 	changed, stop := n.fsm.Watch()
 	defer stop()
-	written, pause := uint64(0), journalSoon
+	written, pause := &model.State{}, journalSoon
 	if s, err := n.readJournal(); err == nil {
-		written = s.Index
+		written = s
 	}
 	for ctx.Err() == nil {
 		s := n.fsm.State()
-		if s.Index <= written {
+		if !isNews(s, written) {
 			waitAny(ctx, time.Time{}, changed)
 			continue
 		}
@@ -54,9 +54,17 @@ func (n *Node) journalLoop(ctx context.Context) error {
 			n.pause(ctx, journalLate)
 			continue
 		}
-		written, pause = s.Index, max(journalSoon, journalShare*time.Since(began))
+		written, pause = s, max(journalSoon, journalShare*time.Since(began))
 	}
 	return nil
+}
+
+// isNews compares by cluster epoch, then by index: a reconstructed cluster may go on from an older State.
+func isNews(s, written *model.State) bool {
+	if s.Cluster.Epoch != written.Cluster.Epoch {
+		return s.Cluster.Epoch > written.Cluster.Epoch
+	}
+	return s.Index > written.Index
 }
 
 // settleDown waits until nothing changes for a while, or for the longest that a change may stay out of the journal.
