@@ -51,9 +51,12 @@ bench: deps build ## benchmarks, compared as ratios in one run
 	go test -run '^$$' -bench . -benchtime 1s -timeout 60m ./...
 
 FUZZTIME ?= 20s
+# go's fuzzer fails now and then with "context deadline exceeded" at the end of its time, with no failing input: golang/go#75804.
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
-	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	  echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x $$pkg; done; done
+	@log=$$(mktemp); trap 'rm -f $$log' EXIT; \
+	for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	  echo "== $$pkg $$f"; if ! go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x $$pkg | tee $$log; then \
+	    grep -q 'context deadline exceeded' $$log && ! grep -q 'Failing input\|panic:' $$log || exit 1; fi; done; done
 
 soak: deps build ## the long suites: every crash point of deployments and of moves of each kind of state, a large database, many simulated systems, 200 followers, an hour of load (ISONOMIA_SOAK_FOR=1h)
 	ISONOMIA_SOAK=1 go test -timeout 4h -v -run 'TestSimulation|TestManyFollowers' ./raftfsm
