@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -32,7 +33,8 @@ func TestPlanExplains(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	req.Files["s.hcl"] = []byte(strings.Replace(text, "1MiB", "900TiB", 1))
-	if _, err := a.Plan(t.Context(), req); api.CodeOf(err) != api.CodeInvalidModel || !strings.Contains(strings.Join(err.(*api.Error).Diagnostics, ""), "no room: it needs") {
+	var refused *api.Error
+	if _, err := a.Plan(t.Context(), req); !errors.As(err, &refused) || refused.Code != api.CodeInvalidModel || !strings.Contains(strings.Join(refused.Diagnostics, ""), "no room: it needs") {
 		t.Errorf("%v", err)
 	}
 }

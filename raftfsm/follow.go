@@ -567,7 +567,7 @@ func (s *session) check(body []byte) error {
 	if st.Index != c.index {
 		return nil // raft's log has led further meanwhile
 	}
-	sum := [32]byte{}
+	var sum [32]byte
 	if s.f.store.worthSaving(m.every) {
 		sum = s.f.store.save(st)
 	} else {
