@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -172,9 +171,5 @@ func dress(root *os.Root, h *tar.Header) error {
 	if err := root.Chmod(h.Name, h.FileInfo().Mode().Perm()); err != nil {
 		return err
 	}
-	err := root.Chtimes(h.Name, h.ModTime, h.ModTime)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return root.Chtimes(h.Name, h.ModTime, h.ModTime)
 }

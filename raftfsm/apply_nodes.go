@@ -127,15 +127,24 @@ func (t *tx) lose(node, why string) {
 	}
 }
 
+// downIn gives a member that is down in an epoch, or the refusal.
+func (t *tx) downIn(id string, epoch uint64) (n model.Node, refused model.Result) {
+	n, ok := t.s.Nodes.Get(id)
+	switch {
+	case !ok:
+		refused = refuse(model.ErrUnknown, "node %s is not a member", id)
+	case !n.Down || n.Epoch != epoch:
+		refused = refuse(model.ErrEpoch, "node %s is in epoch %d", n.Name, n.Epoch)
+	}
+	return n, refused
+}
+
 // markUp plans again what stayed on the node: where a process of the row still runs, starting it finds it. What is
 // obsolete was kept because it may be running: the node ends it and says so.
 func (t *tx) markUp(c model.MarkUp) model.Result {
-	n, ok := t.s.Nodes.Get(c.ID)
-	switch {
-	case !ok:
-		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
-	case !n.Down || n.Epoch != c.Epoch:
-		return refuse(model.ErrEpoch, "node %s is in epoch %d", n.Name, n.Epoch)
+	n, refused := t.downIn(c.ID, c.Epoch)
+	if refused.Code != model.OK {
+		return refused
 	}
 	n.Down, n.Left, n.Fenced = false, false, false
 	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
@@ -156,12 +165,9 @@ func (t *tx) markUp(c model.MarkUp) model.Result {
 
 // fence drops the rows that were kept only because they might have been running.
 func (t *tx) fence(c model.Fence) model.Result {
-	n, ok := t.s.Nodes.Get(c.ID)
-	switch {
-	case !ok:
-		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
-	case !n.Down || n.Epoch != c.Epoch:
-		return refuse(model.ErrEpoch, "node %s is in epoch %d", n.Name, n.Epoch)
+	n, refused := t.downIn(c.ID, c.Epoch)
+	if refused.Code != model.OK {
+		return refused
 	}
 	n.Fenced = true
 	t.s.Nodes = t.s.Nodes.Set(n.ID, n)

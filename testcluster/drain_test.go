@@ -32,13 +32,12 @@ func TestDrain(t *testing.T) {
 	c := real(t, 3)
 	m := stateful("n2").Change("db", func(s *Service) { s.Pin = []string{"n2", "n3"} })
 	deployed(t, c.Node(0).Deploy(m))
-	s := c.AwaitSettled(smokeTimeout, 1)
-	on := ""
-	for _, i := range s.Instances {
-		if i.Service == "db" {
-			on = i.Node
-		}
+	c.AwaitSettled(smokeTimeout, 1)
+	holder, err := nodeOf(c.Node(0), "db")
+	if err != nil {
+		t.Fatal(err)
 	}
+	on := holder.Name
 	w := startWriter(t, c, c.Node(0), "db")
 	w.moreWrites(t, 20)
 	look := cli(t, c.Node(0), "whatif", "drain", on)
@@ -48,7 +47,7 @@ func TestDrain(t *testing.T) {
 	deployed(t, cli(t, c.Node(0), "drain", on, "--yes"))
 	awaitMember(t, c.Node(2), on, "draining")
 	settledAnswers(t, c, 2, "1")
-	s = c.AwaitSettled(smokeTimeout, 2)
+	s := c.AwaitSettled(smokeTimeout, 2)
 	for _, i := range s.Instances {
 		if i.Node == on {
 			t.Errorf("%s is %s on %s", i.Service, i.Phase, on)
@@ -70,42 +69,19 @@ func TestRemove(t *testing.T) {
 	c := real(t, 3)
 	m := stateful("n3").Change("db", func(s *Service) { s.Pin, s.Copies = []string{"n3", "n2"}, 2 })
 	deployed(t, c.Node(0).Deploy(m))
-	s := c.AwaitSettled(smokeTimeout, 1)
-	var victim *Node
-	for _, i := range s.Instances {
-		if i.Service == "db" {
-			victim = c.Node(map[string]int{"n2": 1, "n3": 2}[i.Node])
-		}
+	c.AwaitSettled(smokeTimeout, 1)
+	victim, err := nodeOf(c.Node(0), "db")
+	if err != nil {
+		t.Fatal(err)
 	}
-	w := startWriter(t, c, c.Node(0), "db")
-	w.moreWrites(t, 10)
-	w.end()
-	before := stateOf(t, w)
-	deployed(t, cli(t, c.Node(0), "snapshot", "db"))
-	Await(t, "a second copy", smokeTimeout, func() error {
-		if list := snapshots(t, c.Node(0), "db"); len(list[0].Holders) < 2 {
-			return fmt.Errorf("held by %v", list[0].Holders)
-		}
-		return nil
-	})
+	w, before := copied(t, c, c.Node(0))
 	if r := cli(t, c.Node(0), "remove", victim.Name, "--yes"); r.Code != ExitFailed {
 		t.Errorf("a node that is up was removed: exit %d", r.Code)
 	}
 	victim.PowerOff()
 	awaitMember(t, c.Node(0), victim.Name, "failed")
 	deployed(t, cli(t, c.Node(0), "remove", victim.Name, "--yes"))
-	Await(t, "db on another node", smokeTimeout, func() error {
-		s, err := c.Node(0).Status()
-		if err != nil {
-			return err
-		}
-		for _, i := range s.Instances {
-			if i.Service == "db" && i.Phase == phaseActive && i.Node != victim.Name {
-				return nil
-			}
-		}
-		return fmt.Errorf("%+v", s.Instances)
-	})
+	awaitElsewhere(t, c.Node(0), "db", victim)
 	if got := stateOf(t, w); got != before {
 		t.Errorf("its state has %d bytes, not %d", len(got), len(before))
 	}
