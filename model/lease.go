@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -101,10 +102,7 @@ func (p StatePolicy) mayLose(wait time.Duration) time.Duration { return 2*p.Ever
 func TakeOverOf(s *State, key string, now time.Time) (cmd TakeOver, wait time.Duration, why string) {
 	system, service, container := SplitCustodyKey(key)
 	c := s.Custody.At(key)
-	holder := c.Node
-	if holder == "" {
-		holder = c.From
-	}
+	holder := cmp.Or(c.Node, c.From)
 	n, member := s.Nodes.Get(holder)
 	policy := s.Policy(system, service)
 	wait, ever := policy.takeOverAfter()
@@ -142,8 +140,13 @@ func describeTakeOver(s *State, r RowSpec, from string) (string, bool) {
 	if !ok {
 		return "its state goes on from a copy", true
 	}
+	return GoesOnFrom(s, snap, from), true
+}
+
+// GoesOnFrom says, for people, from which copy of a node's state a service goes on, and what may be lost.
+func GoesOnFrom(s *State, snap Snapshot, node string) string {
 	return fmt.Sprintf("its state goes on from snapshot %d, of %s: what was written after that is on %s only",
-		snap.Generation, snap.At.UTC().Format(time.RFC3339), s.NodeName(from)), true
+		snap.Generation, snap.At.UTC().Format(time.RFC3339), s.NodeName(node))
 }
 
 // takeOverFrom is the snapshot that a state goes on from: that which was asked for, or the newest of its own that others have.

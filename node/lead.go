@@ -86,7 +86,7 @@ func (n *Node) noteDecision(cmds []model.Command) {
 		case model.Fence:
 			n.note(Noted{Kind: "fenced", Message: "node " + s.NodeName(c.ID) + " is fenced: nothing exclusive runs there any more"})
 		case model.TakeOver:
-			n.note(Noted{Kind: "take-over", System: c.System, Service: c.Service, Message: tookOver(s, c)})
+			n.note(Noted{Kind: "take-over", System: c.System, Service: c.Service, Message: model.GoesOnFrom(s, s.Snapshots.At(model.SnapshotKey(c.System, c.Service, c.Container, c.Snapshot)), c.Node) + ", which is down"})
 		case model.MarkUp:
 			n.note(Noted{Kind: "up", Message: "node " + s.NodeName(c.ID) + " is back"})
 		case model.Begin:
@@ -95,13 +95,6 @@ func (n *Node) noteDecision(cmds []model.Command) {
 			n.note(Noted{Kind: string(c.Outcome), System: c.System, Message: strings.TrimSuffix(fmt.Sprintf("generation %d: %s", c.Generation, c.Reason), ": ")})
 		}
 	}
-}
-
-// tookOver states what may be lost.
-func tookOver(s *model.State, c model.TakeOver) string {
-	at := s.Snapshots.At(model.SnapshotKey(c.System, c.Service, c.Container, c.Snapshot)).At
-	return fmt.Sprintf("its state goes on from snapshot %d, of %s: what was written after that is on %s only, which is down",
-		c.Snapshot, at.UTC().Format(time.RFC3339), s.NodeName(c.Node))
 }
 
 func (n *Node) pause(ctx context.Context, d time.Duration) {

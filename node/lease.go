@@ -40,10 +40,13 @@ func (l *lease) set(until time.Duration) {
 	l.until, l.why = until, ""
 }
 
-func (l *lease) failed(err error) {
+// failed remembers why it could not be renewed, and says whether that is news.
+func (l *lease) failed(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	news := l.why != err.Error()
 	l.why = err.Error()
+	return news
 }
 
 // lacking says why exclusive instances may not be started; "" when they may.
@@ -63,12 +66,21 @@ func (l *lease) left() time.Duration {
 	return l.until - model.LeaseTerm - keeper.Boottime()
 }
 
-// leaseLoop holds the lease while anything exclusive is here.
+// atMost is d, or less where a lease that is held ends before: what happens then must not wait.
+func (l *lease) atMost(d time.Duration) time.Duration {
+	if left := l.left(); left > 0 {
+		return min(d, left)
+	}
+	return d
+}
+
+// leaseLoop holds the lease while anything exclusive is here, and has what the keeper cannot end stopped when it lapses.
 func (n *Node) leaseLoop(ctx context.Context) error {
 	changed, stop := n.fsm.Watch()
 	defer stop()
 	for ctx.Err() == nil {
 		if !model.NeedsLease(n.fsm.State(), n.id.ID) {
+			n.lease.set(0)
 			waitAny(ctx, time.Time{}, changed)
 			continue
 		}
@@ -81,9 +93,13 @@ func (n *Node) leaseLoop(ctx context.Context) error {
 		case err == nil:
 			n.pause(ctx, model.LeaseEvery)
 		default:
-			n.lease.failed(err)
-			n.log.Info("renewing the lease", "err", err)
-			n.pause(ctx, leaseTry/4)
+			if n.lease.failed(err) {
+				n.log.Info("renewing the lease", "err", err)
+			}
+			if n.lease.lapsed() {
+				n.agent.lapse(ctx)
+			}
+			n.pause(ctx, n.lease.atMost(leaseTry/4))
 		}
 	}
 	return nil
@@ -91,7 +107,7 @@ func (n *Node) leaseLoop(ctx context.Context) error {
 
 // renewLease asks once. The lease runs from before the question.
 func (n *Node) renewLease(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, leaseTry)
+	ctx, cancel := context.WithTimeout(ctx, n.lease.atMost(leaseTry))
 	defer cancel()
 	until := keeper.Boottime() + model.LeaseTTL
 	if err := n.askLease(ctx, n.fsm.State().Nodes.At(n.id.ID).Epoch); err != nil {
@@ -193,22 +209,6 @@ func (d *downs) since(now time.Time) map[string]time.Duration {
 	return out
 }
 
-// lapseLoop stops what is exclusive and no process of the keeper's when the lease is about to end.
-func (n *Node) lapseLoop(ctx context.Context) error {
-	for ctx.Err() == nil {
-		left := n.lease.left()
-		if left > 0 {
-			waitAny(ctx, time.Now().Add(left))
-			continue
-		}
-		if n.lease.lapsed() {
-			n.agent.lapse(ctx)
-		}
-		waitAny(ctx, time.Now().Add(model.LeaseTerm/3))
-	}
-	return nil
-}
-
 // lapsed says, once for each time that a lease ends, that it did.
 func (l *lease) lapsed() bool {
 	l.mu.Lock()
@@ -224,9 +224,6 @@ func (l *lease) lapsed() bool {
 // is a lease again, Next has them started in place.
 func (a *agent) lapse(ctx context.Context) {
 	s := a.n.fsm.State()
-	if !model.NeedsLease(s, a.n.id.ID) {
-		return
-	}
 	a.n.log.Warn("the lease is not renewed: exclusive services end here")
 	a.n.note(Noted{Kind: "lease", Message: "no leader has renewed this node's lease: its exclusive services are stopped until one does"})
 	for _, r := range s.Rows.Prefix(a.n.id.ID + "/") {

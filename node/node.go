@@ -256,7 +256,6 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.leaveLoop)
 	run(n.leaseLoop)
 	run(n.downsLoop)
-	run(n.lapseLoop)
 	run(n.renewLoop)
 	run(n.announceLoop)
 	run(func(ctx context.Context) error { n.fsm.ShapeLoop(ctx); return nil })

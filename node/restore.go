@@ -105,6 +105,6 @@ func (n *Node) takeOver(ctx context.Context, s *model.State, req api.RestoreRequ
 	if err := n.proposeOne(ctx, cmd); err != nil {
 		return out, true, err
 	}
-	n.note(Noted{Kind: "take-over", System: r.System, Service: r.Service, Message: tookOver(s, cmd)})
+	n.noteDecision([]model.Command{cmd})
 	return api.Restored{Service: r.Service, Generation: snap.Generation, Size: snap.Size}, true, nil
 }

@@ -274,14 +274,14 @@ func (n *Node) postRestore(r *http.Request) (any, error) {
 		return nil, err
 	}
 	req.System = systemOf(req.System)
-	now, err := n.readState(r.Context())
+	s, err := n.readState(r.Context())
 	if err != nil {
 		return nil, err
 	}
-	if out, done, err := n.takeOver(r.Context(), now, req); done || err != nil {
+	if out, done, err := n.takeOver(r.Context(), s, req); done || err != nil {
 		return out, err
 	}
-	s, row, err := n.custodianNow(r.Context(), req.System, req.Service)
+	row, err := custodian(s, req.System, req.Service)
 	if err != nil {
 		return nil, err
 	}
