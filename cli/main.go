@@ -79,7 +79,7 @@ func newRootCommand(c *console) *cobra.Command {
 		&cobra.Group{ID: groupLook, Title: "Looking:"},
 		&cobra.Group{ID: groupOther, Title: "Other:"},
 	)
-	addGroup(root, groupCluster, newAgentCommand(c), newDevCommand(c), newTokenCommand(c), newMembersCommand(c), newInfrastructureCommand(c), newWhatIfCommand(c), newDrainCommand(c), newLeaveCommand(c), newRemoveCommand(c), newReconstructCommand(c))
+	addGroup(root, groupCluster, newAgentCommand(c), newDevCommand(c), newTokenCommand(c), newMembersCommand(c), newInfrastructureCommand(c), newWhatIfCommand(c), newDrainCommand(c), newLeaveCommand(c), newRemoveCommand(c), newRecoverCommand(c), newReconstructCommand(c))
 	addGroup(root, groupDeploy, newPlanCommand(c), newDeployCommand(c), newUndeployCommand(c), newRollbackCommand(c), newAbortCommand(c))
 	addGroup(root, groupState, newSnapshotCommand(c), newSnapshotsCommand(c), newRestoreCommand(c), newCheckCommand(c), newGCCommand(c))
 	addGroup(root, groupLook, newStatusCommand(c), newHistoryCommand(c), newPortsCommand(c), newLogsCommand(c), newEventsCommand(c))

@@ -53,6 +53,7 @@ func (n *Node) apiRoutes() http.Handler {
 	mux.HandleFunc("POST /v1/drain", handle(n.postDrain))
 	mux.HandleFunc("POST /v1/leave", handle(n.postLeave))
 	mux.HandleFunc("POST /v1/remove", handle(n.postRemove))
+	mux.HandleFunc("POST /v1/recover", handle(n.postRecover))
 	mux.HandleFunc("POST /v1/reconstruct", handle(n.postReconstruct))
 	mux.HandleFunc("POST /v1/gc", handle(n.postGC))
 	mux.HandleFunc("POST /v1/check", handle(n.postCheck))

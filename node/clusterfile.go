@@ -36,7 +36,7 @@ type trust struct {
 	path string
 	mu   sync.Mutex // guards file
 	file clusterFile
-	ca   *x509.Certificate
+	ca   *x509.Certificate // guarded by mu
 	// pinned looks a key up in the node table of State; nil until raft is open. Guarded by mu.
 	pinned func(id string) (key []byte, removed bool)
 }
@@ -137,6 +137,30 @@ func (t *trust) get() clusterFile {
 	return t.file
 }
 
+// authority is the CA's certificate.
+func (t *trust) authority() *x509.Certificate {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ca
+}
+
+// certified replaces this node's certificate, and the authority's where the cluster has a new one. One that the authority did
+// not sign is refused.
+func (t *trust) certified(leaf, authority []byte) error {
+	ca, err := x509.ParseCertificate(authority)
+	if err != nil {
+		return fmt.Errorf("the CA's certificate: %w", err)
+	}
+	cert, err := x509.ParseCertificate(leaf)
+	if err != nil {
+		return fmt.Errorf("the leader signed something that is no certificate: %w", err)
+	}
+	if _, err := mesh.VerifyNode(cert, []*x509.Certificate{ca}, time.Now()); err != nil {
+		return err
+	}
+	return t.change(func(f *clusterFile) { f.Leaf, f.CA, t.ca = leaf, authority, ca })
+}
+
 // chain is what this node presents.
 func (t *trust) chain() ([][]byte, error) {
 	f := t.get()
@@ -147,7 +171,7 @@ func (t *trust) chain() ([][]byte, error) {
 func (t *trust) accept(pub ed25519.PublicKey, chain []*x509.Certificate) error {
 	id := mesh.NodeID(pub)
 	t.mu.Lock()
-	barred, pinned := slices.Contains(t.file.Removed, id), t.pinned
+	barred, pinned, ca := slices.Contains(t.file.Removed, id), t.pinned, t.ca
 	t.mu.Unlock()
 	if barred {
 		return fmt.Errorf("node %.8s was removed", id)
@@ -164,7 +188,7 @@ func (t *trust) accept(pub ed25519.PublicKey, chain []*x509.Certificate) error {
 	if len(chain) == 0 {
 		return fmt.Errorf("node %.8s is not known here and shows no certificate", id)
 	}
-	named, err := mesh.VerifyNode(chain[0], []*x509.Certificate{t.ca}, time.Now())
+	named, err := mesh.VerifyNode(chain[0], []*x509.Certificate{ca}, time.Now())
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,9 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -324,18 +324,26 @@ func (n *Node) sealOnce(ctx context.Context) error {
 	return res[0].Err()
 }
 
-// renewLoop replaces this node's certificate when half of its life is over.
+// renewLoop replaces this node's certificate when half of its life is over, or the cluster has a new CA.
 func (n *Node) renewLoop(ctx context.Context) error {
+	changed, stop := n.fsm.Watch()
+	defer stop()
+	again := time.Second
 	for ctx.Err() == nil {
-		due, err := leafDue(n.trust.get().Leaf)
-		if err == nil && time.Now().Before(due) {
-			waitAny(ctx, due)
+		f := n.trust.get()
+		due, err := leafDue(f.Leaf)
+		ca := n.fsm.State().Cluster.CA
+		if err == nil && time.Now().Before(due) && (len(ca) == 0 || bytes.Equal(ca, f.CA)) {
+			waitAny(ctx, due, changed)
 			continue
 		}
 		if err := n.renew(ctx); err != nil && ctx.Err() == nil {
 			n.log.Warn("renewing the certificate", "err", err)
-			n.pause(ctx, 30*time.Second)
+			n.pause(ctx, again)
+			again = min(2*again, 30*time.Second)
+			continue
 		}
+		again = time.Second
 	}
 	return nil
 }
@@ -347,10 +355,7 @@ func (n *Node) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := leafDue(leaf); err != nil {
-		return errors.New("the leader signed something that is no certificate")
-	}
-	return n.trust.change(func(f *clusterFile) { f.Leaf = leaf })
+	return n.trust.certified(leaf, n.fsm.State().Cluster.CA)
 }
 
 // factsEvery is how often a node looks whether what it announces is still true.

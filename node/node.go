@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +44,8 @@ type Node struct {
 	lease   lease
 	downs   downs
 	reopen  func()      // ends the loops, so that the agent starts anew
+	seeding sync.Mutex  // held while a raft directory to start anew with is made
+	seeded  bool        // there is one; guarded by seeding
 	keyed   atomic.Bool // the store has the cluster's key
 
 	undo []func() // what open did, in order
@@ -190,8 +193,12 @@ func (n *Node) openRaft(context.Context) error {
 		return err
 	}
 	n.onClose(n.closeRaft)
+	known, _ := n.knownState() // while this node has no State its journal says who the members are
 	n.trust.setPinned(func(id string) ([]byte, bool) {
 		s := n.fsm.State()
+		if s.Index == 0 {
+			s = known
+		}
 		return s.Nodes.At(id).Key, s.Removed.Has(id)
 	})
 	return nil
@@ -254,6 +261,7 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.keepSnapshotsLoop)
 	run(n.journalLoop)
 	run(n.leaveLoop)
+	run(n.overtakenLoop)
 	run(n.leaseLoop)
 	run(n.downsLoop)
 	run(n.renewLoop)

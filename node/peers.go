@@ -24,7 +24,7 @@ import (
 //
 //	POST /raft/forward   a log entry for the leader             (raftfsm)
 //	GET  /raft/index     the leader's read index                (raftfsm)
-//	GET  /survey         what a node has to reconstruct the cluster from  (any)
+//	GET  /survey         what a node has to rebuild the cluster from  (any)
 //	POST /lease          until when exclusive services may run   (leader)
 //	POST /sign           a leaf for a member's key              (leader)
 //	GET  /observed       what runs on that node                 (any)
@@ -36,7 +36,8 @@ import (
 //
 // On blob streams:
 //
-//	GET  /journal        the node's journal
+//	GET  /journal        the newest State that the node knows to be committed
+//	GET  /tail           the State that its raft log leads to   (raft servers, without a leader)
 //	POST /objects        hex ids, one per line -> frames of those that it has
 
 const maxPeerBody = 4 << 20
@@ -326,6 +327,7 @@ func (n *Node) blobRoutes() http.Handler {
 		n.sentObjects(r, err)
 	})
 	mux.HandleFunc("GET /journal", n.sendJournal)
+	mux.HandleFunc("GET /tail", n.sendTail)
 	mux.HandleFunc("POST /deltas", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPeerBody))
 		var wants []snapshotstore.Want

@@ -127,7 +127,7 @@ func (n *Node) noLeader() string {
 	if n.fsm.Leader() != "" {
 		return ""
 	}
-	return "no leader: nothing can be changed until one is elected, for which more than half of the voters must be up"
+	return "no leader: nothing can be changed until one is elected, for which more than half of the voters must be up; if they are lost for good: isonomia recover"
 }
 
 // fewNodes says plainly what too few nodes mean.
@@ -142,7 +142,7 @@ func (n *Node) fewNodes(s *model.State) string {
 	case up == 1:
 		return "one node: no failover, and what is deployed is acknowledged on one disk"
 	case up == 2:
-		return "two nodes: no failover, and what is deployed is acknowledged on one disk; while the voter is away nothing can be changed, and what is exclusive stops on the other node"
+		return "two nodes: no failover, and what is deployed is acknowledged on one disk; while the voter is away nothing can be changed, and what is exclusive stops on the other node; if it is lost: isonomia recover there"
 	}
 	return ""
 }

@@ -24,7 +24,8 @@ func TestPlanReconstruction(t *testing.T) {
 		{"an epoch is newer than any entry", map[string]survey{"1": {Name: "n1", Epoch: 1, Index: 5, Nodes: members}, "2": {Name: "n2", Index: 9, Nodes: members}, "3": {Name: "n3"}}, "n1", "", ""},
 		{"who does not answer", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Error: "timeout"}, "3": {Name: "n3", Index: 3, Nodes: members}}, "n1", "", "n2"},
 		{"a leader", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", Leader: "3"}}, "", "nothing is lost", ""},
-		{"a log", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", Log: 12}}, "", "n2 still has its raft log", ""},
+		{"a log", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", End: raftfsm.LogEnd{Epoch: 1, Index: 12}}}, "", "n2 still has its raft log", ""},
+		{"a log of a former epoch", map[string]survey{"1": {Name: "n1", Epoch: 2, Index: 5, Nodes: members}, "2": {Name: "n2", End: raftfsm.LogEnd{Epoch: 1, Index: 12}}, "3": {Name: "n3"}}, "n1", "", ""},
 		{"nothing", map[string]survey{"1": {Name: "n1"}}, "", "no node that answers has a journal", ""},
 	} {
 		r, err := planReconstruction(c.found)

@@ -32,7 +32,7 @@ func (n *Node) postToken(r *http.Request) (any, error) {
 	if err := checkToken(req); err != nil {
 		return nil, err
 	}
-	tok := mesh.NewToken((&mesh.CA{Cert: n.trust.ca}).Fingerprint())
+	tok := mesh.NewToken((&mesh.CA{Cert: n.trust.authority()}).Fingerprint())
 	now := time.Now().UTC()
 	err = n.proposeOne(r.Context(), model.CreateToken{Token: model.Token{ID: tok.ID, Role: req.Role, Hash: hashSecret(tok.Secret),
 		UsesLeft: req.Uses, Created: now, Expires: now.Add(req.TTL), By: req.By}})

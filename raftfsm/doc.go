@@ -57,6 +57,10 @@
 //
 // Status: 1 done, 2 not the leader, 3 busy, 4 uncertain, 5 refused.
 //
+// # Raft stream
+//
+//	0xe1 epoch(8, big endian)   each way, before anything else; then raft's own, if the epochs are the same
+//
 // # Feed
 //
 // A stream from a node to a raft server. It says once where it is, and may ask for a sign of life with a byte 1:

@@ -144,6 +144,8 @@ func (f *following) run() {
 		}
 		if f.round() {
 			pause = shortPause
+		} else {
+			f.n.roles.hear("") // who led by the last server's word may be gone with it
 		}
 		if !f.sleep(pause/2 + rand.N(pause)) {
 			return
@@ -511,6 +513,7 @@ func (s *session) checkpoint(first []byte) error {
 		return fmt.Errorf("server %s sends the State of cluster %q, this is one of %q", s.id, st.Cluster.ID, have.Cluster.ID)
 	}
 	m.publish(st)
+	s.f.n.epoch.hear(st.Cluster.Epoch)
 	s.f.store.save(m.state.Load())
 	return nil
 }

@@ -138,6 +138,7 @@ type Node struct {
 	disk    *disk
 	wedge   *wedge
 	stores  *stores
+	epoch   *epoch
 	streams *streams
 	trans   *transport
 	raft    *raft.Raft
@@ -195,7 +196,10 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 		return nil, err
 	}
 	n.stores.stable.log, n.stores.stable.stop = cfg.Log, n.dead
-	n.streams = newStreams(cfg.ID, cfg.Listener, cfg.Dial)
+	if n.epoch, err = openEpoch(n.stores); err != nil {
+		return nil, errors.Join(fmt.Errorf("open raft in %s: %w", cfg.Dir, err), n.stores.close())
+	}
+	n.streams = newStreams(cfg.ID, cfg.Listener, cfg.Dial, n.epoch)
 	n.trans = newTransport(n.streams, cfg.Timing, hlog, n.silent, n.Eligible)
 	if err = n.loadFollowed(); err == nil {
 		n.raft, err = n.startRaft(conf)
@@ -344,6 +348,9 @@ func (n *Node) shutDown(ctx context.Context) error {
 func (n *Node) Bootstrap(ctx context.Context, init model.Init) error {
 	if n.State().Cluster.ID != "" {
 		return model.Result{Code: model.ErrInitialised, Message: "the cluster is initialised already"}.Err()
+	}
+	if err := n.epoch.adopt(max(init.Cluster.Epoch, 1)); err != nil {
+		return fmt.Errorf("bootstrap raft: %w", err)
 	}
 	servers := []raft.Server{{ID: raft.ServerID(n.cfg.ID), Address: raft.ServerAddress(n.cfg.ID)}}
 	_, err := await(ctx, n, func() raft.Future { return n.raft.BootstrapCluster(raft.Configuration{Servers: servers}) })

@@ -12,9 +12,14 @@ import (
 	"github.com/isonomia-mesh/isonomia/model"
 )
 
-// Seed makes a raft directory whose only server is id and whose State is s, for a cluster of which no log is left. What the
-// lost log held after s.Index is not in it. The directory appears whole, by rename; it must not exist.
-func Seed(dir, id string, s *model.State) (err error) {
+// Seed makes a raft directory whose only server is id and whose State is s, for a cluster that goes on in the epoch of s. What
+// a lost log held after s.Index is not in it. The directory appears whole, by rename; it must not exist.
+func Seed(dir, id string, s *model.State) error {
+	return seed(dir, func(work string) error { return seedInto(work, id, s) })
+}
+
+// seed has a directory made beside its place, and renames it.
+func seed(dir string, fill func(work string) error) (err error) {
 	if exists(dir) {
 		return fmt.Errorf("seed %s: %w", dir, os.ErrExist)
 	}
@@ -27,7 +32,7 @@ func Seed(dir, id string, s *model.State) (err error) {
 			err = errors.Join(fmt.Errorf("seed %s: %w", dir, err), os.RemoveAll(work))
 		}
 	}()
-	if err := seedInto(work, id, s); err != nil {
+	if err := fill(work); err != nil {
 		return err
 	}
 	if err := os.Rename(work, dir); err != nil {
@@ -36,7 +41,7 @@ func Seed(dir, id string, s *model.State) (err error) {
 	return syncDir(filepath.Dir(dir))
 }
 
-// seedTerm is that of the first entry after the State. Nobody who knew a higher one is left.
+// seedTerm is that of the first entry after the State. Who knew a higher one is of another epoch.
 const seedTerm = 1
 
 func seedInto(dir, id string, s *model.State) error {
@@ -48,7 +53,7 @@ func seedInto(dir, id string, s *model.State) error {
 	_, trans := raft.NewInmemTransport("") // it only writes addresses down
 	defer func() { _ = trans.Close() }()
 	servers := raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(id), Address: raft.ServerAddress(id)}}}
-	err = st.bolt.SetUint64([]byte("CurrentTerm"), seedTerm)
+	err = errors.Join(st.bolt.SetUint64([]byte("CurrentTerm"), seedTerm), st.bolt.SetUint64(epochKey, max(s.Cluster.Epoch, 1)))
 	var sink raft.SnapshotSink
 	if err == nil {
 		sink, err = st.checkpoints.Create(raft.SnapshotVersionMax, s.Index, seedTerm, servers, s.Index, trans)

@@ -2,6 +2,7 @@ package raftfsm
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -16,8 +17,9 @@ const maxDial = time.Second
 // machine may change its IP address without a word to raft.
 type streams struct {
 	net.Listener
-	id   string
-	dial func(ctx context.Context, id string) (net.Conn, error)
+	id    string
+	dial  func(ctx context.Context, id string) (net.Conn, error)
+	epoch *epoch
 
 	ctx    context.Context // ends at close, and with it every dial
 	cancel context.CancelFunc
@@ -26,8 +28,8 @@ type streams struct {
 	open map[*stream]bool // nil once closed
 }
 
-func newStreams(id string, l net.Listener, dial func(context.Context, string) (net.Conn, error)) *streams {
-	s := &streams{Listener: l, id: id, dial: dial, open: map[*stream]bool{}}
+func newStreams(id string, l net.Listener, dial func(context.Context, string) (net.Conn, error), e *epoch) *streams {
+	s := &streams{Listener: l, id: id, dial: dial, epoch: e, open: map[*stream]bool{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -86,10 +88,46 @@ func (s *streams) closeAll() {
 	_ = s.Listener.Close()
 }
 
-// stream is a connection that its streams know of until it is closed.
+// stream is a connection that its streams know of until it is closed. Before anything else each side says its epoch, the
+// first with what it sends first:
+//
+//	0        1                9
+//	+--------+----------------+-----
+//	|  0xe1  |  epoch, 8, BE  |  raft's own
+//	+--------+----------------+-----
+//
+// raft uses each side of a connection from one goroutine at a time.
 type stream struct {
 	net.Conn
-	of *streams
+	of          *streams
+	said, heard bool
+}
+
+// Read begins with the other side's epoch. If that is another one, the other side is told this one's, and the stream is over.
+func (c *stream) Read(b []byte) (int, error) {
+	if !c.heard {
+		if err := c.of.epoch.readHello(c.Conn); err != nil {
+			other := (*EpochError)(nil)
+			if errors.As(err, &other) && !c.said {
+				_ = c.Conn.SetWriteDeadline(time.Now().Add(maxDial))
+				_, _ = c.Write(nil)
+			}
+			return 0, err
+		}
+		c.heard = true
+	}
+	return c.Conn.Read(b)
+}
+
+// Write begins with this side's epoch.
+func (c *stream) Write(b []byte) (int, error) {
+	if c.said {
+		return c.Conn.Write(b)
+	}
+	hello := c.of.epoch.hello()
+	n, err := c.Conn.Write(append(hello, b...))
+	c.said = n >= len(hello)
+	return max(n-len(hello), 0), err
 }
 
 // Close closes the connection.

@@ -75,10 +75,13 @@ type Reconstruction struct {
 	Missing []string       `json:"missing"` // members that did not answer
 }
 
-// SurveyedNode is one node's journal.
+// SurveyedNode is what one node has.
 type SurveyedNode struct {
 	Name        string            `json:"name"`
-	Index       uint64            `json:"index"` // 0: it has none
+	Voter       bool              `json:"voter"` // as the log has it that the cluster goes on from
+	Term        uint64            `json:"term"`  // of the last entry of its raft log
+	Last        uint64            `json:"last"`  // index of that; 0: it has no log
+	Index       uint64            `json:"index"` // entry up to which it knows what is committed; 0: it has no journal
 	Generations map[string]uint64 `json:"generations"`
 	Chosen      bool              `json:"chosen"`
 	Error       string            `json:"error,omitempty"`
@@ -87,6 +90,32 @@ type SurveyedNode struct {
 // Reconstruct has a cluster whose raft log is lost everywhere go on from the newest journal.
 func (c *Client) Reconstruct(ctx context.Context, req ReconstructRequest) (Reconstruction, error) {
 	return call[Reconstruction](ctx, c, changeTimeout, http.MethodPost, "/v1/reconstruct", req)
+}
+
+// RecoverRequest is the body of POST /v1/recover.
+type RecoverRequest struct {
+	Digest string `json:"digest"` // of the State that was shown; "" only shows
+}
+
+// Recovery is its answer: what every node has, and what the cluster goes on from.
+type Recovery struct {
+	Reconstruction
+	Log    bool     `json:"log"`    // it goes on from a raft log; else from what a node followed, which is newer than any log
+	Voters []string `json:"voters"` // by that log
+	Silent []string `json:"silent"` // voters that do not answer, or have no log any more
+	Newest []Newest `json:"newest"` // deployments, by system
+}
+
+// Newest is the newest deployment of a system.
+type Newest struct {
+	System     string    `json:"system"`
+	Generation uint64    `json:"generation"`
+	At         time.Time `json:"at"`
+}
+
+// Recover has a cluster that lost the majority of its voters go on from the best log that is left.
+func (c *Client) Recover(ctx context.Context, req RecoverRequest) (Recovery, error) {
+	return call[Recovery](ctx, c, changeTimeout, http.MethodPost, "/v1/recover", req)
 }
 
 // Remove takes a node that is down out of the cluster for ever.

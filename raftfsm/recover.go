@@ -1,0 +1,84 @@
+package raftfsm
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/isonomia-mesh/isonomia/model"
+)
+
+// What a cluster can go on from that has lost the majority of its voters. An entry that is in one log only may have been
+// committed by those that are lost, and answered: so the whole log counts, not what this server knows to be committed.
+
+// LogEnd is where a server's log ends.
+type LogEnd struct {
+	Epoch  uint64   // of the cluster; 0: there is no log
+	Term   uint64   // of the last entry
+	Index  uint64   // of the last entry
+	Voters []string // ids, by the newest configuration in the log
+}
+
+// Reaches says whether a log goes further than another, as raft compares them in elections.
+func (l LogEnd) Reaches(beyond LogEnd) bool {
+	switch {
+	case l.Epoch != beyond.Epoch:
+		return l.Epoch > beyond.Epoch
+	case l.Term != beyond.Term:
+		return l.Term > beyond.Term
+	}
+	return l.Index > beyond.Index
+}
+
+// LogEnd says where this server's log ends.
+func (n *Node) LogEnd() LogEnd {
+	if n.Empty() {
+		return LogEnd{}
+	}
+	l := LogEnd{Epoch: n.epoch.own.Load(), Index: n.raft.LastIndex()}
+	l.Term, _ = strconv.ParseUint(n.raft.Stats()["last_log_term"], 10, 64) // raft tells it nowhere else
+	for _, s := range n.configuration() {
+		if s.Suffrage == raft.Voter {
+			l.Voters = append(l.Voters, string(s.ID))
+		}
+	}
+	return l
+}
+
+// Tail is what a log leads to.
+type Tail struct {
+	End       *model.State // committed or not
+	Committed uint64       // index of the State that this server knows to be committed
+	At        *model.State // at the entry that was asked for, where the log has that one beyond Committed; else nil
+}
+
+// Tail gives the State to which this server's log leads, with all its entries. Only a server without a leader has a use for it.
+// Errors: a *MustUpgradeError, ErrDamaged.
+func (n *Node) Tail(at uint64) (Tail, error) {
+	s := n.machine.line.Load().state
+	t := Tail{Committed: s.Index}
+	first, err := n.stores.logs.FirstIndex()
+	if err != nil {
+		return t, err
+	}
+	for i := max(s.Index+1, first); i <= n.raft.LastIndex(); i++ {
+		var e raft.Log
+		if err := n.stores.logs.GetLog(i, &e); err != nil {
+			return t, fmt.Errorf("read entry %d: %w", i, errors.Join(ErrDamaged, err))
+		}
+		if e.Type != raft.LogCommand || inOtherTerm(&e) {
+			continue
+		}
+		next, _, must := n.machine.safeApply(s, i, e.Data)
+		if must != nil {
+			return t, must
+		}
+		if s = next; s.Index == at {
+			t.At = s
+		}
+	}
+	t.End = s
+	return t, nil
+}
