@@ -123,7 +123,8 @@ func (n *Node) getDiff(r *http.Request) (any, error) {
 	return out, err
 }
 
-// belongsHere names what should be in this node's store: the snapshots that it holds, and the packages of its rows.
+// belongsHere names what should be in this node's store: the snapshots that it holds, and the packages of its rows, of all
+// rows where it votes.
 func (n *Node) belongsHere(s *model.State) map[snapshotstore.ID]string {
 	out := map[snapshotstore.ID]string{}
 	add := func(tree, what string) {
@@ -131,8 +132,9 @@ func (n *Node) belongsHere(s *model.State) map[snapshotstore.ID]string {
 			out[id] = what
 		}
 	}
-	for _, r := range s.Rows.Prefix(n.id.ID + "/") {
-		if r.Phase != model.Planned {
+	votes := n.votes()
+	for _, r := range s.Rows.All() {
+		if r.Node == n.id.ID && r.Phase != model.Planned || votes && !r.Obsolete {
 			add(r.Spec.Package, "package of "+r.Service)
 		}
 	}

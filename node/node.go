@@ -259,6 +259,7 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.sharedPortsLoop)
 	run(n.collectLoop)
 	run(n.keepSnapshotsLoop)
+	run(n.keepPackagesLoop)
 	run(n.journalLoop)
 	run(n.leaveLoop)
 	run(n.overtakenLoop)

@@ -11,13 +11,14 @@ import (
 
 	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/node/api"
+	"github.com/isonomia-mesh/isonomia/raftfsm"
 	"github.com/isonomia-mesh/isonomia/snapshotstore"
 )
 
 const (
 	maxMissing    = 10_000           // ids in one question
 	fetchPatience = 10 * time.Minute // for one tree, all sources together
-	holders       = 2                // nodes that must have a package before a generation that needs it is made
+	holders       = 2                // nodes that must have a package before a generation that needs it is made; voters follow soon
 )
 
 func (n *Node) postMissing(r *http.Request) (any, error) {
@@ -180,6 +181,62 @@ func (n *Node) holdersFor(s *model.State) []string {
 		return 0
 	})
 	return ids
+}
+
+// keepPackagesLoop has this node, while it votes, hold the package of everything that is deployed: what the log survives, the
+// packages survive too. Where a service runs, and where it was deployed from, may all be lost at once.
+func (n *Node) keepPackagesLoop(ctx context.Context) error {
+	t := time.NewTicker(keepingEvery)
+	defer t.Stop()
+	held, settled := map[string]bool{}, uint64(0) // settled: index of the State of which all is held
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		s := n.fsm.State()
+		if s.Index == settled || !n.votes() {
+			continue
+		}
+		var whole bool
+		if held, whole = n.keepPackages(ctx, s, held); whole {
+			settled = s.Index
+		}
+	}
+}
+
+// votes says whether this node is a voter, as far as it knows.
+func (n *Node) votes() bool {
+	return slices.ContainsFunc(n.fsm.Servers(), func(s raftfsm.Server) bool { return s.ID == n.id.ID && s.Voter })
+}
+
+// keepPackages fetches what is deployed and was not held at the last look. It gives what is held now, and says whether that is
+// all.
+func (n *Node) keepPackages(ctx context.Context, s *model.State, before map[string]bool) (held map[string]bool, whole bool) {
+	held, whole = map[string]bool{}, true
+	for tree := range deployedPackages(s) {
+		if !before[tree] {
+			if err := n.fetchTree(ctx, tree); err != nil {
+				n.log.Debug("holding a package", "package", tree, "err", err)
+				whole = false
+				continue
+			}
+		}
+		held[tree] = true
+	}
+	return held, whole
+}
+
+// deployedPackages are those of all rows that are to run.
+func deployedPackages(s *model.State) map[string]bool {
+	trees := map[string]bool{}
+	for _, r := range s.Rows.All() {
+		if r.Spec.Package != "" && !r.Obsolete {
+			trees[r.Spec.Package] = true
+		}
+	}
+	return trees
 }
 
 // materialise puts a tree that is in the store into packages/ID, whole or not at all.

@@ -73,10 +73,14 @@ func awaitJournals(t *testing.T, c *Cluster) {
 }
 
 // TestReconstruct: the raft directories of all nodes are deleted. The cluster goes on from a journal, with the same manifest
-// and without a restart.
+// and without a restart. With ISONOMIA_SOAK it does so with 200 services on five nodes.
 func TestReconstruct(t *testing.T) {
-	c := real(t, 3)
-	m := Chain(12)
+	nodes, services := 3, 12
+	if os.Getenv("ISONOMIA_SOAK") != "" {
+		nodes, services = 5, 200
+	}
+	c := real(t, nodes)
+	m := Random(services, 2, 1)
 	deployed(t, c.Node(0).Deploy(m))
 	before := c.AwaitSettled(smokeTimeout, 1)
 	if r := cli(t, c.Node(0), "reconstruct", "--yes"); r.Code != ExitFailed || !strings.Contains(r.Stderr, "nothing is lost") {
@@ -105,7 +109,7 @@ func TestReconstruct(t *testing.T) {
 		return nil
 	})
 	after := c.AwaitSettled(smokeTimeout, 1)
-	c.AwaitMembers(3)
+	c.AwaitMembers(nodes)
 	if r := c.Node(1).Deploy(m); r.Code != 0 || after.Generation != 1 {
 		t.Errorf("the same model on generation %d: exit %d, %s%s", after.Generation, r.Code, r.Stdout, r.Stderr)
 	} else if s := c.AwaitSettled(smokeTimeout, 1); s.Generation != 1 {

@@ -30,6 +30,7 @@ func TestRecover(t *testing.T) {
 		}
 		return nil
 	})
+	deployed(t, cli(t, from, "check")) // that voters have all packages, too: a few seconds after a deployment they do
 	leader := c.WaitLeader()
 	rest := slices.DeleteFunc(slices.Clone(c.Nodes()), func(n *Node) bool { return n == leader })
 	left, lost := rest[:2], append(rest[2:], leader)
