@@ -18,6 +18,7 @@ const reconstructedWithin = time.Minute
 
 func newReconstructCommand(c *console) *cobra.Command {
 	var yes bool
+	var from string
 	cmd := &cobra.Command{
 		Use:   "reconstruct",
 		Short: "Rebuild a cluster whose raft log is lost on every node",
@@ -25,14 +26,14 @@ func newReconstructCommand(c *console) *cobra.Command {
 			"keeps beside it. What each node has, and which members do not answer, is shown first. What was decided after the\n" +
 			"journal was written, some seconds before the end, is lost; services that run are not restarted for it. It is refused\n" +
 			"while any node has a leader or its log.",
-		Example:           "  isonomia reconstruct\n  isonomia reconstruct --yes --json",
+		Example:           "  isonomia reconstruct\n  isonomia reconstruct --from n2\n  isonomia reconstruct --yes --json",
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, _ []string) error {
 			if !yes && (!c.canAsk || c.json) {
 				return usagef("add --yes to go ahead without being asked", "reconstruct asks before it changes anything, and there is no terminal to ask on")
 			}
-			look, err := client.Reconstruct(cmd.Context(), api.ReconstructRequest{})
+			look, err := client.Reconstruct(cmd.Context(), api.ReconstructRequest{From: from})
 			if err != nil {
 				return err
 			}
@@ -42,7 +43,7 @@ func newReconstructCommand(c *console) *cobra.Command {
 					return orError(err, &api.Error{Code: api.CodeAborted, Message: "nothing was changed: not agreed"})
 				}
 			}
-			done, err := client.Reconstruct(cmd.Context(), api.ReconstructRequest{Digest: look.Digest})
+			done, err := client.Reconstruct(cmd.Context(), api.ReconstructRequest{Digest: look.Digest, From: from})
 			if err != nil {
 				return err
 			}
@@ -56,6 +57,8 @@ func newReconstructCommand(c *console) *cobra.Command {
 			return nil
 		}),
 	}
+	cmd.Flags().StringVar(&from, "from", "", "go on from the journal of `NODE` (default: the newest)")
+	_ = cmd.RegisterFlagCompletionFunc("from", completeNodes(c))
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "go ahead without being asked")
 	return cmd
 }
@@ -83,8 +86,11 @@ func renderReconstruction(w io.Writer, r api.Reconstruction, p painter, width in
 	t.head(p, "NODE", "ENTRY", "GENERATIONS", "")
 	for _, n := range r.Nodes {
 		note := n.Error
-		if n.Chosen {
-			note = "the newest"
+		switch {
+		case n.Chosen:
+			note = "the cluster goes on from this"
+		case n.Conflict:
+			note = "differs at the same entry: see --from"
 		}
 		var gens []string
 		for _, system := range slices.Sorted(maps.Keys(n.Generations)) {

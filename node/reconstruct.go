@@ -19,11 +19,12 @@ type reconstruction struct {
 	source string // node id
 }
 
-// planReconstruction chooses the newest State that is known, or says why there must be no reconstruction.
-func planReconstruction(found map[string]survey) (r reconstruction, err error) {
+// planReconstruction chooses the newest State that is known, or that of the node which the operator named, or says why there
+// must be no reconstruction.
+func planReconstruction(found map[string]survey, from string) (r reconstruction, err error) {
 	best := survey{}
 	for _, id := range sortedIDs(found) {
-		if v := found[id]; v.known() && v.newer(best) {
+		if v := found[id]; v.known() && v.newer(best) && (from == "" || from == v.Name) {
 			best, r.source = v, id
 		}
 	}
@@ -36,7 +37,10 @@ func planReconstruction(found map[string]survey) (r reconstruction, err error) {
 				Hint: "Start the other nodes that have theirs: a majority of the voters goes on by itself. If there is none any more: isonomia recover."}
 		}
 	}
-	if r.source == "" {
+	switch {
+	case r.source == "" && from != "":
+		return r, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("no node %s answers that has a journal", from), Hint: "isonomia reconstruct without --from shows which have one."}
+	case r.source == "":
 		return r, &api.Error{Code: api.CodeNotFound, Message: "no node that answers has a journal"}
 	}
 	r.Nodes, r.Missing = surveyed(found, best)
@@ -60,12 +64,17 @@ func surveyed(found map[string]survey, best survey) (nodes []api.SurveyedNode, m
 		}
 	}
 	slices.Sort(missing)
-	for _, id := range sortedIDs(found) {
-		if v := found[id]; v.Name != "" {
-			nodes = append(nodes, api.SurveyedNode{Name: v.Name, Index: v.Index, Term: v.End.Term, Last: v.End.Index, Generations: v.Gens, Error: v.Error})
-		}
+	for _, id := range answered(found) {
+		v := found[id]
+		nodes = append(nodes, api.SurveyedNode{Name: v.Name, Index: v.Index, Term: v.End.Term, Last: v.End.Index, Generations: v.Gens, Error: v.Error,
+			Conflict: v.Epoch == best.Epoch && v.Index == best.Index && v.Digest != best.Digest})
 	}
 	return nodes, missing
+}
+
+// answered are the ids of the nodes that said what they have, by name.
+func answered(found map[string]survey) []string {
+	return slices.DeleteFunc(sortedIDs(found), func(id string) bool { return found[id].Name == "" })
 }
 
 func sortedIDs(found map[string]survey) []string {
@@ -85,12 +94,12 @@ func (n *Node) postReconstruct(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planReconstruction(n.surveyAll(r.Context()))
+	plan, err := planReconstruction(n.surveyAll(r.Context()), req.From)
 	if err != nil || req.Digest == "" {
 		return plan.Reconstruction, err
 	}
 	if req.Digest != plan.Digest {
-		return nil, &api.Error{Code: api.CodeStale, Message: "another journal is the newest one now", Hint: "Look again."}
+		return nil, &api.Error{Code: api.CodeStale, Message: "the journal to go on from is not what was shown", Hint: "Look again."}
 	}
 	s, err := n.knownStateOf(r.Context(), plan.source)
 	if err != nil {

@@ -28,7 +28,7 @@ func TestPlanReconstruction(t *testing.T) {
 		{"a log of a former epoch", map[string]survey{"1": {Name: "n1", Epoch: 2, Index: 5, Nodes: members}, "2": {Name: "n2", End: raftfsm.LogEnd{Epoch: 1, Index: 12}}, "3": {Name: "n3"}}, "n1", "", ""},
 		{"nothing", map[string]survey{"1": {Name: "n1"}}, "", "no node that answers has a journal", ""},
 	} {
-		r, err := planReconstruction(c.found)
+		r, err := planReconstruction(c.found, "")
 		switch {
 		case c.says != "":
 			if err == nil || !strings.Contains(err.Error(), c.says) {
@@ -70,5 +70,22 @@ func TestAdoptSeed(t *testing.T) {
 		if aside, _ := filepath.Glob(n.dir.join("raft.aside-*", "old")); (len(aside) == 1) != before {
 			t.Errorf("set aside: %v", aside)
 		}
+	}
+}
+
+func TestPlanReconstructionFrom(t *testing.T) {
+	t.Parallel()
+	found := map[string]survey{"1": {Name: "n1", Index: 9, Digest: "a"}, "2": {Name: "n2", Index: 5, Digest: "b"}, "3": {Name: "n3", Index: 9, Digest: "c"}}
+	r, err := planReconstruction(found, "")
+	if err != nil || r.From != "n1" || !r.Nodes[2].Conflict || r.Nodes[0].Conflict || r.Nodes[1].Conflict {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for _, name := range []string{"n2", "n3"} {
+		if r, err := planReconstruction(found, name); err != nil || r.From != name || r.Digest != found[name[1:]].Digest {
+			t.Errorf("from %s: %+v, %v", name, r, err)
+		}
+	}
+	if _, err := planReconstruction(found, "n4"); err == nil || !strings.Contains(err.Error(), "no node n4 answers") {
+		t.Errorf("from a stranger: %v", err)
 	}
 }

@@ -66,7 +66,7 @@ func planRecovery(found map[string]survey) (r recovery, err error) {
 	}
 	if 2*len(have) > len(r.Voters) {
 		return r, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%d of the %d voters (%s) are there with their logs: that is a majority, which elects a leader by itself", len(have), len(r.Voters), strings.Join(have, ", ")),
-			Hint: "Wait a moment, and see isonomia members; if they cannot reach each other, mend that."}
+			Hint: "Wait a moment, and see isonomia members; if they cannot reach each other, mend that; if one is sick, stop its agent first."}
 	}
 	r.Nodes, r.Missing = surveyed(found, r.most)
 	for i := range r.Nodes {

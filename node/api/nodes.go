@@ -63,7 +63,8 @@ func (c *Client) Leave(ctx context.Context, node string) (Node, error) {
 
 // ReconstructRequest is the body of POST /v1/reconstruct.
 type ReconstructRequest struct {
-	Digest string `json:"digest"` // of the journal that was shown; "" only shows
+	Digest string `json:"digest"`         // of the journal that was shown; "" only shows
+	From   string `json:"from,omitempty"` // node with whose journal to go on; "": the newest
 }
 
 // Reconstruction is its answer: what every node has, and what the cluster goes on from.
@@ -84,6 +85,7 @@ type SurveyedNode struct {
 	Index       uint64            `json:"index"` // entry up to which it knows what is committed; 0: it has no journal
 	Generations map[string]uint64 `json:"generations"`
 	Chosen      bool              `json:"chosen"`
+	Conflict    bool              `json:"conflict,omitempty"` // it knows another State than the chosen one at the same entry
 	Error       string            `json:"error,omitempty"`
 }
 
