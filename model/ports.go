@@ -3,7 +3,6 @@ package model
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 )
@@ -18,13 +17,14 @@ type allotter struct {
 	shared   map[string]map[int]string // by resource: numbers of the whole network
 	fixed    map[string]map[int]string // by resource: fixed on some node, so private on none
 	node     map[string]map[int]string // by resource@node: private or fixed there
+	some     map[string]map[int]string // by resource: private or fixed on some node, held by one of those who do there
 	counters Table[int]
 	moved    map[string]int // counters that changed
 }
 
 func newAllotter(s *State, ignore func(Reservation) bool) *allotter {
 	a := &allotter{shared: map[string]map[int]string{}, fixed: map[string]map[int]string{}, node: map[string]map[int]string{},
-		counters: s.Counters, moved: map[string]int{}}
+		some: map[string]map[int]string{}, counters: s.Counters, moved: map[string]int{}}
 	for _, r := range s.Reservations.All() {
 		if !ignore(r) {
 			a.hold(r)
@@ -45,9 +45,10 @@ func (a *allotter) hold(r Reservation) {
 		put(a.shared, r.Resource)
 	case PortFixed:
 		put(a.fixed, r.Resource)
-		put(a.node, r.Resource+"@"+r.Node)
+		fallthrough
 	default:
 		put(a.node, r.Resource+"@"+r.Node)
+		put(a.some, r.Resource)
 	}
 }
 
@@ -67,12 +68,8 @@ func (a *allotter) takenFor(r Reservation, n int) (string, bool) {
 		h, ok := a.node[r.Resource+"@"+r.Node][n]
 		return h, ok
 	}
-	for key, numbers := range a.node {
-		if h, ok := numbers[n]; ok && strings.HasPrefix(key, r.Resource+"@") {
-			return h, true
-		}
-	}
-	return "", false
+	h, ok := a.some[r.Resource][n]
+	return h, ok
 }
 
 // next takes the number after the last one given out, skipping those taken; it ends after one round.
