@@ -40,6 +40,7 @@ func sampleStatus() api.Status {
 		Cluster: "c0ffee", Leader: "n1", System: "default", Generation: 7, Outcome: "running", Index: 120,
 		Warning:      "fewer than three nodes: no failover",
 		NotAnswering: []string{"n3 does not answer shared port 3001 (homework.web): in use by pid 12 (nginx)"},
+		Sick:         []api.SickNode{{Node: "n2", Why: "disk full: 12 MB free of 1.0 GB at /var/lib/isonomia"}},
 		Instances: []api.Instance{
 			{Service: "web", Node: "n3", Phase: "starting", Generation: 7, Reason: "waits for port http to accept", Since: before(3 * time.Second), Attempts: 2, Ports: map[string]int{"http": 8002}},
 			{Service: "web", Node: "n2", Phase: "stopping", Generation: 6, Obsolete: true, Since: before(time.Second), Ports: map[string]int{"http": 8000}},

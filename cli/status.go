@@ -97,6 +97,10 @@ func renderStatus(s api.Status, now time.Time, p painter, width int) string {
 			plain(instanceNote(in, s.Generation)))
 	}
 	b.WriteString("\n" + t.render(width))
+	for _, n := range s.Sick {
+		line := fmt.Sprintf("%s takes nothing new: %s", oneLine(n.Node), oneLine(n.Why))
+		b.WriteString("\n" + p.yellow(strings.Join(fold(line, width), "\n")) + "\n")
+	}
 	for _, line := range s.NotAnswering {
 		b.WriteString("\n" + p.yellow(strings.Join(fold(oneLine(line), width), "\n")) + "\n")
 	}

@@ -94,7 +94,11 @@ type UpdateNode struct {
 	Host       string            `cbor:"3,keyasint"`
 	Version    string            `cbor:"4,keyasint"`
 	StateMax   int               `cbor:"5,keyasint"`
+	Sick       string            `cbor:"6,keyasint,omitempty"` // at most MaxSick bytes
 }
+
+// MaxSick bounds what a node may say of why it is sick, in bytes.
+const MaxSick = 512
 
 // MarkDown says that the leader has not heard from a node for the grace time. Its rows become lost.
 type MarkDown struct {

@@ -54,6 +54,7 @@ type composer struct {
 	preferred map[string]Reservation
 	where     map[string][]string // service -> node ids, which services of a group share
 	nodes     []string            // ids, in name order
+	sick      []string            // those of them that are
 	index     map[string]int      // by node id: its place in nodes
 	fits      map[string][]string // by what a service asks of its nodes (askedOf): those that may take it
 	moved     map[string]string
@@ -96,6 +97,9 @@ func (c *composer) lookUpNodes() {
 	for id, n := range c.in.State.Nodes.All() {
 		c.info[id] = c.in.Model.nodeInfo(n)
 		c.nodes = append(c.nodes, id)
+		if n.Sick != "" {
+			c.sick = append(c.sick, id)
+		}
 	}
 	slices.SortFunc(c.nodes, c.byName)
 	for i, id := range c.nodes {

@@ -324,6 +324,7 @@ func WantedHolders(s *State, snap Snapshot) []string {
 		n, ok := s.Nodes.Get(id)
 		return ok && n.Takes()
 	}
+	holds := func(id string) bool { return slices.Contains(snap.Holders, id) }
 	for _, id := range snap.Holders {
 		if usable(id) {
 			take(id)
@@ -334,7 +335,7 @@ func WantedHolders(s *State, snap Snapshot) []string {
 	}
 	var rest []string
 	for id := range s.Nodes.All() {
-		if usable(id) && !slices.Contains(wanted, id) {
+		if usable(id) && s.Nodes.At(id).Sick == "" && !holds(id) {
 			rest = append(rest, id)
 		}
 	}

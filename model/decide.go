@@ -230,6 +230,7 @@ func (d *decision) system(name string) {
 		d.rollback(in, Aborted, "aborted by "+in.Abort, Fault{})
 	case len(failed) > 0 && !in.Outcome.Final():
 		d.failure(sys, in, failed)
+	case d.unprepared(sys, in):
 	case d.adapt(sys, in):
 	case !in.Outcome.Final() && CanSettle(d.s, name) == "":
 		d.cmds = append(d.cmds, Finish{System: name, Intent: in.Number, Generation: sys.Generation, Outcome: Settled})
@@ -247,6 +248,35 @@ func (d *decision) failed(system string) []Row {
 		}
 	}
 	return rows
+}
+
+// SickPatience is how long the nodes of a new deployment may be sick without having prepared what they were given.
+const SickPatience = 10 * time.Second
+
+// unprepared rolls a deployment back of which a sick node does not prepare its part: it cannot even write that it cannot.
+func (d *decision) unprepared(sys System, in Intent) bool {
+	if in.Outcome.Final() || in.Kind == KindAuto || sys.Settled == in.Number {
+		return false
+	}
+	for _, r := range d.s.SystemRows(sys.Name) {
+		n := d.s.Nodes.At(r.Node)
+		if r.Obsolete || r.Phase != Planned || n.Sick == "" || n.Down {
+			continue
+		}
+		seen := fmt.Sprintf("unprepared/%d/%s", sys.Generation, r.Key)
+		first, known := d.old.Seen[seen]
+		if !known {
+			first = d.now
+		}
+		d.next.Seen[seen] = first
+		if at := first.Add(SickPatience); d.now.Before(at) {
+			d.wakeAt(at)
+			continue
+		}
+		d.rollback(in, RolledBack, fmt.Sprintf("%s on %s: it was not prepared: %s", r.Service, n.Name, n.Sick), Fault{Service: r.Service, Node: n.Name})
+		return true
+	}
+	return false
 }
 
 func (d *decision) failure(sys System, in Intent, failed []Row) {
@@ -372,7 +402,7 @@ func (d *decision) nodesPrint(sys System) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%d/%d;", sys.Generation, sys.Intent)
 	for id, n := range d.s.Nodes.All() {
-		fmt.Fprintf(h, "%s %t %t %t %s;", id, n.Down, n.Left, n.Draining, n.Host)
+		fmt.Fprintf(h, "%s %t %t %t %s %q;", id, n.Down, n.Left, n.Draining, n.Host, n.Sick)
 		for _, k := range sortedKeys(n.Attributes) {
 			fmt.Fprintf(h, "%s=%q,", k, n.Attributes[k])
 		}

@@ -215,7 +215,7 @@ func (l *layout) numbers(ids []string) []int {
 }
 
 // waits says that a unit stays planned on a node that may not take it now: the node is down and has its state, or nothing else
-// may have it; or its state was about to move there when the node that has it went down.
+// may have it; or the node is sick, and nothing else may; or its state was about to move there when the node that has it went down.
 func (l *layout) waits(u unit, id string, allowed []string) bool {
 	for _, s := range u.services {
 		if !l.pinAllows(s.Name, l.in.State.NodeName(id)) {
@@ -225,6 +225,10 @@ func (l *layout) waits(u unit, id string, allowed []string) bool {
 	for _, s := range u.services {
 		if (u.group != nil || !s.All) && l.waitsFor(s, id, allowed) {
 			l.warn("%s stays on %s, which is down: %s", s.Name, l.in.State.NodeName(id), l.whyWait(s, allowed))
+			return true
+		}
+		if n := l.in.State.Nodes.At(id); l.in.Adapt && n.Sick != "" && n.Takes() && len(allowed) == 0 {
+			l.warn("%s waits for %s: %s", s.Name, n.Name, n.Sick)
 			return true
 		}
 		if l.awaitsState(s, id) {
@@ -472,6 +476,8 @@ func (c *composer) refusal(s *Service, id string) string {
 		return "it is down"
 	case n.Draining:
 		return "it is drained"
+	case n.Sick != "" && !c.isThere(s, id):
+		return n.Sick
 	case !c.declares(n.Name):
 		return "the model has node blocks, and none for it"
 	case !c.pinAllows(s.Name, n.Name):
@@ -504,6 +510,12 @@ func (c *composer) refusal(s *Service, id string) string {
 		}
 	}
 	return ""
+}
+
+// isThere says whether a node has more of a service than a plan: an instance, or its state.
+func (c *composer) isThere(s *Service, id string) bool {
+	there := func(r Row) bool { return r.Node == id && (r.Phase != Planned || r.MayRun) }
+	return c.home(s) == id || slices.ContainsFunc(c.in.State.ServiceRows(c.in.System, s.Name), there)
 }
 
 // unstick says that a sticky service is deployed elsewhere.
@@ -543,6 +555,11 @@ func (c *composer) askedOf(s *Service) string {
 	}
 	if c.in.Model.Distribution.Sticky != StickyNone {
 		fmt.Fprintf(&b, " sticky %t %q", s.State != nil && s.State.Managed, c.previous[s.Name])
+	}
+	for _, id := range c.sick {
+		if c.isThere(s, id) {
+			b.WriteString(" there " + id)
+		}
 	}
 	for _, a := range s.Distinct {
 		b.WriteString(" distinct " + a)

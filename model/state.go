@@ -83,9 +83,11 @@ type Node struct {
 	Draining   bool              `cbor:"14,keyasint,omitempty"` // an operator wants nothing to run there
 	// Fenced says, of a node that is down, that its lease is over: nothing exclusive of an earlier epoch runs there.
 	Fenced bool `cbor:"15,keyasint,omitempty"`
+	// Sick is what keeps the node from taking anything new, in words ("disk full: ..."): what is there stays. "" = nothing.
+	Sick string `cbor:"16,keyasint,omitempty"`
 }
 
-// Takes says whether instances may be placed on the node.
+// Takes says whether instances may be placed on the node. One that is sick keeps those that it has, see refusal.
 func (n Node) Takes() bool { return !n.Down && !n.Left && !n.Draining }
 
 // Zone is the attribute that placement and dep.x preference look at first.

@@ -274,7 +274,11 @@ func (n *Node) stateFor(r *http.Request) (*model.State, bool, error) {
 func (n *Node) readState(ctx context.Context) (*model.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	return n.fsm.Read(ctx)
+	s, err := n.fsm.Read(ctx)
+	if sick := n.disk.sick(); err != nil && sick != "" {
+		return nil, &api.Error{Code: api.CodeNoQuorum, Message: fmt.Sprintf("this node does not know what the cluster does: %s (%v)", sick, err), Hint: "Ask another node."}
+	}
+	return s, err
 }
 
 func intParam(r *http.Request, name string, otherwise int) (int, error) {

@@ -171,6 +171,7 @@ func (p paths) store() string        { return p.join("store") }
 func (p paths) packages() string     { return p.join("packages") }
 func (p paths) pkg(id string) string { return p.join("packages", id) }
 func (p paths) socket() string       { return p.join("api.sock") }
+func (p paths) probe() string        { return p.join("disk.probe") }
 func (p paths) events() string       { return p.join("events") }
 func (p paths) state(system, service string) string {
 	return p.join(model.StatePath(system, service))

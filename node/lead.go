@@ -6,13 +6,17 @@ import (
 	"crypto/x509"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"github.com/isonomia-mesh/isonomia/mesh"
 	"github.com/isonomia-mesh/isonomia/model"
+	"github.com/isonomia-mesh/isonomia/node/api"
 	"github.com/isonomia-mesh/isonomia/raftfsm"
 )
 
@@ -361,44 +365,95 @@ func (n *Node) renew(ctx context.Context) error {
 // factsEvery is how often a node looks whether what it announces is still true.
 const factsEvery = 5 * time.Second
 
-// announceLoop tells the cluster what changed about this node: its address, attributes, version. At most once a minute
-// after the first time.
+// announceLoop tells the cluster what changed about this node: its address, attributes, version, and whether it is sick. At
+// most once a minute after the first time, but for the last.
 func (n *Node) announceLoop(ctx context.Context) error {
 	changed, stop := n.fsm.Watch()
 	defer stop()
+	last := "" // what was said last of being sick: a node whose disk takes nothing does not see that in its own State
 	for ctx.Err() == nil {
 		have, member := n.fsm.State().Nodes.Get(n.id.ID)
 		if !member {
 			waitAny(ctx, time.Now().Add(factsEvery), changed)
 			continue
 		}
-		told, err := n.announce(ctx, have)
+		sick := n.disk.sick()
+		told, err := n.announce(ctx, have, sick, sick != last)
+		if err == nil && told {
+			last = sick
+		}
 		switch {
 		case err != nil:
 			n.log.Debug("announcing", "err", err)
 			n.pause(ctx, time.Second)
 		case told:
-			n.pause(ctx, time.Minute)
+			waitAny(ctx, time.Now().Add(time.Minute), n.disk.news())
 		default:
-			n.pause(ctx, factsEvery)
+			waitAny(ctx, time.Now().Add(factsEvery), n.disk.news())
 		}
 	}
 	return nil
 }
 
-// announce proposes what this node is now, if that is not what State has.
-func (n *Node) announce(ctx context.Context, have model.Node) (told bool, err error) {
+// announce proposes what this node is now, if that is not what State has, or if it must.
+func (n *Node) announce(ctx context.Context, have model.Node, sick string, must bool) (done bool, err error) {
 	now := selfNode(n.cfg, n.id, have.Attributes)
-	if maps.Equal(have.Attributes, now.Attributes) && have.Host == now.Host && have.Version == now.Version && have.StateMax == now.StateMax {
+	if !must && sick == have.Sick && maps.Equal(have.Attributes, now.Attributes) && have.Host == now.Host && have.Version == now.Version && have.StateMax == now.StateMax {
 		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	res, err := n.fsm.Propose(ctx, model.UpdateNode{ID: n.id.ID, Attributes: now.Attributes, Host: now.Host, Version: now.Version, StateMax: now.StateMax})
-	if err != nil {
-		return false, err
+	told := model.UpdateNode{ID: n.id.ID, Attributes: now.Attributes, Host: now.Host, Version: now.Version, StateMax: now.StateMax, Sick: sick}
+	err = n.announceBy(ctx, told, announceTry)
+	if err != nil && sick != "" {
+		err = n.announceThrough(ctx, told)
 	}
-	return true, res[0].Err()
+	return err == nil, err
+}
+
+// announceTry bounds one try to announce.
+const announceTry = 5 * time.Second
+
+func (n *Node) announceBy(ctx context.Context, what model.UpdateNode, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	res, err := n.fsm.Propose(ctx, what)
+	if err != nil {
+		return err
+	}
+	return res[0].Err()
+}
+
+// announceThrough has another node say it: while raft here waits for the disk, it takes itself for the leader, or does not
+// know who is.
+func (n *Node) announceThrough(ctx context.Context, what model.UpdateNode) error {
+	err := errNoLeader
+	body, encodeErr := cbor.Marshal(what)
+	if encodeErr != nil {
+		return encodeErr
+	}
+	for _, id := range n.aliveMembers() {
+		if id == n.id.ID {
+			continue
+		}
+		try, cancel := context.WithTimeout(ctx, announceTry+time.Second)
+		_, err := n.peers.call(try, id, http.MethodPost, "/announce", body)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// handleAnnounce proposes what another node says of itself.
+func (n *Node) handleAnnounce(ctx context.Context, body []byte) ([]byte, error) {
+	var what model.UpdateNode
+	if err := cbor.Unmarshal(body, &what); err != nil {
+		return nil, fmt.Errorf("that is no announcement: %w", err)
+	}
+	if what.ID != peerID(ctx) {
+		return nil, &api.Error{Code: api.CodeDenied, Message: "a node speaks for itself only"}
+	}
+	return nil, n.announceBy(ctx, what, announceTry)
 }
 
 // leafDue is when a certificate is to be renewed: at half of its life.

@@ -43,6 +43,7 @@ type Node struct {
 	shared  sharedPorts
 	lease   lease
 	downs   downs
+	disk    diskWatch
 	reopen  func()      // ends the loops, so that the agent starts anew
 	seeding sync.Mutex  // held while a raft directory to start anew with is made
 	seeded  bool        // there is one; guarded by seeding
@@ -266,6 +267,7 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.leaseLoop)
 	run(n.downsLoop)
 	run(n.renewLoop)
+	run(n.diskLoop)
 	run(n.announceLoop)
 	run(func(ctx context.Context) error { n.fsm.ShapeLoop(ctx); return nil })
 	run(func(ctx context.Context) error { n.fsm.Lead(ctx, n.lead); return nil })

@@ -162,12 +162,12 @@ func (n *Node) copyTo(ctx context.Context, trees []string, want int) error {
 	return nil
 }
 
-// holdersFor lists the other nodes that are up, the leader first.
+// holdersFor lists the other nodes that are up and not sick, the leader first.
 func (n *Node) holdersFor(s *model.State) []string {
 	leader := n.fsm.Leader()
 	var ids []string
 	for id, node := range s.Nodes.All() {
-		if id != n.id.ID && !node.Down && !node.Left {
+		if id != n.id.ID && !node.Down && !node.Left && node.Sick == "" {
 			ids = append(ids, id)
 		}
 	}

@@ -25,6 +25,7 @@ import (
 //	POST /raft/forward   a log entry for the leader             (raftfsm)
 //	GET  /raft/index     the leader's read index                (raftfsm)
 //	GET  /survey         what a node has to rebuild the cluster from  (any)
+//	POST /announce       say what a node cannot that says it of itself  (any)
 //	POST /lease          until when exclusive services may run   (leader)
 //	POST /sign           a leaf for a member's key              (leader)
 //	GET  /observed       what runs on that node                 (any)
@@ -276,6 +277,7 @@ func (n *Node) peerRoutes() http.Handler {
 		return nil, n.fetchTrees(ctx, strings.Fields(string(b)))
 	}))
 	mux.HandleFunc("GET /survey", n.handleBytes(func(context.Context, []byte) ([]byte, error) { return json.Marshal(n.surveyHere()) }))
+	mux.HandleFunc("POST /announce", n.handleBytes(n.handleAnnounce))
 	mux.HandleFunc("POST /lease", n.handleBytes(n.handleLease))
 	mux.HandleFunc("POST /ahead", n.handleBytes(n.handleAhead))
 	mux.HandleFunc("POST /warm", n.handleBytes(func(ctx context.Context, b []byte) ([]byte, error) {

@@ -26,7 +26,7 @@ func (n *Node) getMembers(*http.Request) (any, error) {
 	out := api.Members{Members: []api.Member{}, Warning: cmp.Or(n.noLeader(), n.fewNodes(s))}
 	for id, node := range s.Nodes.All() {
 		m := api.Member{ID: id, Name: node.Name, Zone: node.Zone(), Attributes: node.Attributes, Version: node.Version,
-			Status: memberStatus(node, gossip[id], id == n.id.ID), Role: n.role(id, voters), Note: n.memberNote(node)}
+			Status: memberStatus(node, gossip[id], id == n.id.ID), Role: n.role(id, voters), Note: n.memberNote(node), Sick: n.sickness(node)}
 		if addr, ok := n.mesh.Resolve(id); ok {
 			m.Address = addr
 		}
@@ -119,7 +119,27 @@ func (n *Node) memberNote(node model.Node) string {
 	if node.Fenced {
 		return "fenced: nothing exclusive runs there"
 	}
-	return ""
+	return n.sickness(node)
+}
+
+// sickness says why a node takes nothing new; "" if it does. What this node knows of itself its State may not have yet.
+func (n *Node) sickness(node model.Node) string {
+	if node.ID == n.id.ID {
+		return n.disk.sick()
+	}
+	return node.Sick
+}
+
+// sickNodes are those of the members, in name order.
+func (n *Node) sickNodes(s *model.State) []api.SickNode {
+	var out []api.SickNode
+	for _, node := range s.Nodes.All() {
+		if why := n.sickness(node); why != "" && !node.Left {
+			out = append(out, api.SickNode{Node: node.Name, Why: why})
+		}
+	}
+	slices.SortFunc(out, func(a, b api.SickNode) int { return cmp.Compare(a.Node, b.Node) })
+	return out
 }
 
 // noLeader says what the lack of a leader means.
@@ -163,7 +183,7 @@ func (n *Node) status(ctx context.Context, s *model.State, system string, stale 
 	sys := s.Systems.At(system)
 	in, _ := s.Intent(system, sys.Intent)
 	out := api.Status{Cluster: s.Cluster.ID, System: system, Generation: sys.Generation, Index: s.Index, Stale: stale,
-		Outcome: string(in.Outcome), Why: in.Reason, Instances: []api.Instance{}, Warning: n.fewNodes(s)}
+		Outcome: string(in.Outcome), Why: in.Reason, Instances: []api.Instance{}, Warning: n.fewNodes(s), Sick: n.sickNodes(s)}
 	if l := n.fsm.Leader(); l != "" {
 		out.Leader = s.NodeName(l)
 	}

@@ -327,6 +327,9 @@ func (n *Node) holdsAny(s *model.State, r model.RowSpec) bool {
 	return ok
 }
 
+// kept is how much of a disk of so many bytes stays free for the node itself.
+func kept(size int64) int64 { return min(keptFree, size/20) }
+
 // roomFor holds when a state of so many bytes fits on the disk and leaves what the node itself needs: its log, journals and
 // the logs of services. Otherwise it is an error that is syscall.ENOSPC.
 func (n *Node) roomFor(bytes int64) error {
@@ -334,7 +337,7 @@ func (n *Node) roomFor(bytes int64) error {
 	if err := unix.Statfs(n.dir.join(), &fs); err != nil {
 		return fmt.Errorf("ask for free space: %w", err)
 	}
-	free, kept := int64(fs.Bavail)*fs.Bsize, min(keptFree, int64(fs.Blocks)*fs.Bsize/20)
+	free, kept := int64(fs.Bavail)*fs.Bsize, kept(int64(fs.Blocks)*fs.Bsize)
 	if free < bytes+kept {
 		return fmt.Errorf("%d bytes are needed and %d are free, of which %d stay free: %w", bytes, free, kept, syscall.ENOSPC)
 	}

@@ -56,9 +56,12 @@ func (a *agent) fetch(ctx context.Context, tree string) {
 		return
 	}
 	if ctx.Err() == nil {
-		f := a.failures[key]
-		a.failures[key] = model.Failure{Attempts: f.Attempts + 1, At: time.Now(), Reason: err.Error()}
-		a.n.log.Warn("fetching a package", "package", tree, "attempt", f.Attempts+1, "err", err)
+		attempts := a.failures[key].Attempts + 1
+		if noRoom(err) {
+			attempts = model.FetchAttempts // a holder may come, room does not
+		}
+		a.failures[key] = model.Failure{Attempts: attempts, At: time.Now(), Reason: err.Error()}
+		a.n.log.Warn("fetching a package", "package", tree, "attempt", attempts, "err", err)
 	}
 }
 

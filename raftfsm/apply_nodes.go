@@ -83,6 +83,7 @@ func (t *tx) updateNode(c model.UpdateNode) model.Result {
 		return refuse(model.ErrUnknown, "node %s is not a member", c.ID)
 	}
 	n.Attributes, n.Host, n.Version, n.StateMax = maps.Clone(c.Attributes), c.Host, c.Version, c.StateMax
+	n.Sick = cut(c.Sick, model.MaxSick)
 	t.s.Nodes = t.s.Nodes.Set(n.ID, n)
 	return model.Result{}
 }

@@ -27,7 +27,8 @@ type disk struct {
 	sick  time.Time            // counts as sick until then
 	last  time.Duration
 	err   error // of the last write that failed
-	told  bool  // that there is a stall
+	erred time.Time
+	told  bool // that there is a stall
 }
 
 // stallAfter is the longest write that is no stall, in election timeouts: 2 s on a LAN. Half of that is seen on sound
@@ -52,7 +53,7 @@ func (d *disk) time(write func() error) error {
 	d.last = now.Sub(d.began[id])
 	delete(d.began, id)
 	if err != nil {
-		d.err = err
+		d.err, d.erred = err, now
 	}
 	if err != nil || d.last > d.slow {
 		d.sick = now.Add(d.probation)
@@ -106,6 +107,16 @@ func (d *disk) healthy() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return !time.Now().Before(d.sick)
+}
+
+// fault is the error of a write that failed lately.
+func (d *disk) fault() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err == nil || time.Since(d.erred) > d.probation {
+		return nil
+	}
+	return d.err
 }
 
 func (d *disk) lastWrite() (time.Duration, error) {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/isonomia-mesh/isonomia/model"
 )
 
 // Lead runs f while this node leads, until ctx ends or the node is closed. Before f runs, a Barrier has brought State
@@ -105,7 +107,7 @@ func (n *Node) leadWatched(term uint64) {
 		if !r.Leading || r.Term != term {
 			return
 		}
-		if !n.Eligible() && isClosed(handed) {
+		if (!n.Eligible() || n.fitness() == Reluctant && n.successor(healthy) != "") && isClosed(handed) {
 			handed = make(chan struct{})
 			go n.handOver(handed)
 		}
@@ -155,18 +157,29 @@ func (n *Node) handOver(done chan<- struct{}) {
 
 var errNobody = errors.New("no other voter is healthy and caught up")
 
-// TransferLeadership makes the most advanced healthy voter the leader. It returns when this node leads no more.
+func healthy(n model.Node) bool { return n.Sick == "" }
+
+// successor is the most advanced of such voters that answer; "" if none does.
+func (n *Node) successor(such func(model.Node) bool) string {
+	to, best, nodes := "", uint64(0), n.State().Nodes
+	for _, s := range n.Servers() {
+		fresh := s.Contact > 0 && s.Contact < n.cfg.Timing.Heartbeat // raft takes no entries while it asks a dead one
+		if s.Voter && s.ID != n.cfg.ID && fresh && such(nodes.At(s.ID)) && (to == "" || s.LastIndex > best) {
+			to, best = s.ID, s.LastIndex
+		}
+	}
+	return to
+}
+
+// TransferLeadership makes the most advanced healthy voter the leader, or if all are sick, the most advanced of them. It returns when this node leads no more.
 func (n *Node) TransferLeadership(ctx context.Context) error {
 	r, _ := n.roles.look()
 	if !r.Leading {
 		return &NotLeaderError{Leader: r.Leader}
 	}
-	to, best := "", uint64(0)
-	for _, s := range n.Servers() {
-		fresh := s.Contact > 0 && s.Contact < n.cfg.Timing.Heartbeat // raft takes no entries while it asks a dead one
-		if s.Voter && s.ID != n.cfg.ID && fresh && (to == "" || s.LastIndex > best) {
-			to, best = s.ID, s.LastIndex
-		}
+	to := n.successor(healthy)
+	if to == "" && n.fitness() != Reluctant {
+		to = n.successor(func(model.Node) bool { return true })
 	}
 	if to == "" {
 		return errNobody

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -148,6 +149,7 @@ type Node struct {
 	feeds   *feeds
 	follow  *following
 
+	fit        atomic.Int32 // a Fitness
 	gate       gate
 	proof      proof
 	calls      calls
@@ -254,10 +256,28 @@ func (n *Node) Err() error { return n.machine.err() }
 func (n *Node) Failed() <-chan struct{} { return n.machine.stop }
 
 // Eligible says whether this server may lead: it understands the log, was not told that it is no raft server any more,
-// its disk writes in time, and its raft is sound.
+// its disk writes in time, its raft is sound, and nobody said that it is unable.
 func (n *Node) Eligible() bool {
-	return n.machine.err() == nil && !n.follow.unseated() && n.disk.healthy() && !n.wedge.wedged()
+	return n.machine.err() == nil && !n.follow.unseated() && n.disk.healthy() && !n.wedge.wedged() && n.fitness() != Unable
 }
+
+// Fitness is what whoever runs a server knows of its machine.
+type Fitness int32
+
+// Fitnesses.
+const (
+	Fit       Fitness = iota
+	Reluctant         // it leads only as long as no healthy server can
+	Unable            // it may not lead
+)
+
+// SetFitness tells it. A leader that is not fit hands over; where it finds nobody it goes on.
+func (n *Node) SetFitness(f Fitness) { n.fit.Store(int32(f)) }
+
+func (n *Node) fitness() Fitness { return Fitness(n.fit.Load()) }
+
+// DiskFault is the error of a write to disk that failed within the last seconds; nil if none did.
+func (n *Node) DiskFault() error { return n.disk.fault() }
 
 // silent says that this server, if it leads, must not keep others from electing a better one.
 func (n *Node) silent() bool { return n.disk.stalled() || n.wedge.wedged() }

@@ -63,9 +63,9 @@ func (n *Node) serverInfos() []ServerInfo {
 		node := state.Nodes.At(id)
 		up := !node.Down && !node.Draining && node.StateMax >= state.Version
 		if i, ok := index[id]; ok {
-			infos[i].Wanted, infos[i].Up = true, up
+			infos[i].Wanted, infos[i].Up, infos[i].Sick = true, up, node.Sick != ""
 		} else {
-			infos = append(infos, ServerInfo{ID: id, Wanted: true, Up: up})
+			infos = append(infos, ServerInfo{ID: id, Wanted: true, Up: up, Sick: node.Sick != ""})
 		}
 	}
 	return infos

@@ -14,6 +14,7 @@ type ServerInfo struct {
 	Voter    bool
 	Healthy  bool // it answers this leader
 	CaughtUp bool // its log ends where the leader's does
+	Sick     bool // it says so itself: somebody else does it better
 }
 
 // Act is a kind of change to the raft configuration.
@@ -60,6 +61,7 @@ func Voters(members int) int {
 //   - Growth adds its two voters back to back, once both are healthy and caught up: never an even number for long.
 //   - A dead voter is replaced by a standby: added first, then demoted. Without a standby it stays a voter, for a
 //     smaller majority would be no safer; only of five, when two are dead and three healthy, both are demoted.
+//   - A sick voter that answers is replaced likewise by a standby that is not sick; the leader hands over first.
 //   - What is not wanted any more goes at once, and the number of voters follows.
 //   - Every configuration on the way has a healthy majority if the one before had: else the change waits.
 //   - The leader is never demoted or removed: it transfers leadership first, and its successor does that.
@@ -238,14 +240,23 @@ func (s *shape) grow() {
 	}
 }
 
-// replace puts standbys in the place of dead voters.
+// replace puts standbys in the place of dead voters, and of sick ones; the leader hands over first.
 func (s *shape) replace() {
 	dead := s.pick(func(v ServerInfo) bool { return v.wantedVoter() && !v.Healthy })
-	standby := s.pick(ServerInfo.standby)
+	sick := s.pick(func(v ServerInfo) bool { return v.wantedVoter() && v.Healthy && v.Sick && v.ID != s.self })
+	sound := s.pick(func(v ServerInfo) bool { return v.standby() && !v.Sick })
+	standby := append(sound, s.pick(func(v ServerInfo) bool { return v.standby() && v.Sick })...)
 	for i := range min(len(dead), len(standby)) {
-		if s.do(ActPromote, standby[i], "it replaces a voter that does not answer") {
-			s.do(ActDemote, dead[i], "it does not answer and was replaced")
-		}
+		s.swap(standby[i], dead[i], "does not answer")
+	}
+	for i := range min(len(sick), len(sound)-len(dead)) {
+		s.swap(sound[len(dead)+i], sick[i], "is sick")
+	}
+}
+
+func (s *shape) swap(standby, voter, why string) {
+	if s.do(ActPromote, standby, "it replaces a voter that "+why) {
+		s.do(ActDemote, voter, "it "+why+" and was replaced")
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // servers reads a cluster from words: a name and letters. V voter, S non-voter in the configuration (neither: not in
-// it), d dead, D dead and marked down, b behind, u unwanted. The leader is "l".
+// it), s sick, d dead, D dead and marked down, b behind, u unwanted. The leader is "l".
 func parseServers(t interface{ Fatalf(string, ...any) }, text string) []ServerInfo {
 	var list []ServerInfo
 	for _, w := range strings.Fields(text) {
@@ -28,6 +28,8 @@ func parseServers(t interface{ Fatalf(string, ...any) }, text string) []ServerIn
 				v.Healthy, v.CaughtUp, v.Up = false, false, false
 			case 'b':
 				v.CaughtUp = false
+			case 's':
+				v.Sick = true
 			case 'u':
 				v.Wanted = false
 			default:
@@ -75,6 +77,14 @@ func TestShape(t *testing.T) {
 		{"dead, a standby replaces it", "l:V a:V b:Vd c:S", "promote c, demote b"},
 		{"dead, the standby is behind", "l:V a:V b:Vd c:Sb", ""},
 		{"dead, of five members one standby", "l:V a:V b:Vd c:S d:Sb", "promote c, demote b"},
+		{"sick, no standby: stays", "l:V a:V b:Vs", ""},
+		{"sick, a standby replaces it", "l:V a:V b:Vs c:S", "promote c, demote b"},
+		{"sick, the standby is too", "l:V a:V b:Vs c:Ss", ""},
+		{"dead, the standby is sick", "l:V a:V b:Vd c:Ss", "promote c, demote b"},
+		{"the dead first", "l:V a:V b:Vs c:V d:Vd e:S", "promote e, demote d"},
+		{"dead and sick, one of two standbys is sick", "l:V a:V b:Vs c:V d:Vd e:Ss f:S", "promote f, demote d"},
+		{"dead and sick, two standbys", "l:V a:V b:Vs c:V d:Vd e:S f:S", "promote e, demote d, promote f, demote b"},
+		{"a sick leader waits for its successor", "l:Vs a:V b:V c:S", ""},
 		{"one of five dead: stays", "l:V a:V b:V c:V d:Vd", ""},
 		{"two of five dead: three stay", "l:V a:V b:V c:Vd d:Vd", "demote c, demote d"},
 		{"two of five dead, one standby", "l:V a:V b:V c:Vd d:Vd e:S", "promote e, demote c"},
@@ -202,7 +212,7 @@ func (w *world) settle() {
 func drawServers(t *rapid.T) []ServerInfo {
 	var list []ServerInfo
 	for i := range rapid.IntRange(1, 14).Draw(t, "servers") {
-		v := ServerInfo{ID: fmt.Sprintf("n%02d", i), Wanted: rapid.IntRange(0, 4).Draw(t, "wanted") > 0, Up: rapid.IntRange(0, 4).Draw(t, "up") > 0}
+		v := ServerInfo{ID: fmt.Sprintf("n%02d", i), Wanted: rapid.IntRange(0, 4).Draw(t, "wanted") > 0, Up: rapid.IntRange(0, 4).Draw(t, "up") > 0, Sick: rapid.IntRange(0, 4).Draw(t, "sick") == 0}
 		v.Present = rapid.IntRange(0, 4).Draw(t, "present") > 0
 		v.Voter = v.Present && rapid.Bool().Draw(t, "voter")
 		v.Healthy = rapid.IntRange(0, 3).Draw(t, "healthy") > 0

@@ -28,6 +28,10 @@ type Syncs struct {
 	after time.Duration // it happens so long after the sync, which is not touched then; 0: at the sync
 	fate  Fate          // what happens
 	fired chan struct{} // closed when it has
+	fails syscall.Errno // what every sync fails with; 0: none does
+	holds bool          // every sync waits for Release
+	held  []uint64      // the notifications that wait
+	fd    int           // of the listener
 
 	node  *Node
 	agent *agent
@@ -98,6 +102,50 @@ func (s *Syncs) Disarm() (reached bool) {
 	return false
 }
 
+// Fail lets every sync fail from now on, until errno is 0, as on a disk that
+// broke or was made read-only.
+func (s *Syncs) Fail(errno syscall.Errno) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fails = errno
+}
+
+// Hold lets every sync wait from now on, as on a disk that stalls.
+func (s *Syncs) Hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holds = true
+}
+
+// Release ends Hold; what waited goes on.
+func (s *Syncs) Release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holds = false
+	for _, id := range s.held {
+		v := verdict{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+		_ = ioctl(s.fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&v)) // fails if the caller has died
+	}
+	s.held = nil
+}
+
+// hold keeps a notification for Release, if syncs are held.
+func (s *Syncs) hold(id uint64, listener int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holds {
+		s.held, s.fd = append(s.held, id), listener
+	}
+	return s.holds
+}
+
+// failing is what every sync fails with; 0: none does.
+func (s *Syncs) failing() syscall.Errno {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fails
+}
+
 // Count is how often the agent has synced, the failed or fatal one included.
 func (s *Syncs) Count() int {
 	s.mu.Lock()
@@ -156,8 +204,14 @@ func (s *Syncs) answer(listener int) {
 	}
 	v := verdict{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	if threadGroup(int(n.pid)) == s.agent.cmd.Process.Pid {
+		if s.hold(n.id, listener) {
+			return
+		}
 		switch fate, after := s.next(); {
 		case fate == nil:
+			if errno := s.failing(); errno != 0 {
+				v = verdict{id: n.id, errno: -int32(errno)}
+			}
 		case after > 0:
 			time.AfterFunc(after, func() {
 				_ = fate(s.node) // the sync has returned long ago

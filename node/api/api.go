@@ -47,6 +47,7 @@ type Member struct {
 	Attributes map[string]string `json:"attributes"`
 	Version    string            `json:"version"`
 	Note       string            `json:"note,omitempty"` // what an operator should know, e.g. "must be upgraded"
+	Sick       string            `json:"sick,omitempty"` // why it takes nothing new, e.g. "disk full: 12 MB free of 1.0 GB at /var/lib/isonomia"
 }
 
 // Members is the answer of GET /v1/members.
@@ -93,6 +94,14 @@ type Status struct {
 	Systems []string `json:"systems,omitempty"`
 	// NotAnswering says, a line each, which node cannot answer which shared port, and why.
 	NotAnswering []string `json:"not_answering,omitempty"`
+	// Sick are the nodes that take nothing new, by name.
+	Sick []SickNode `json:"sick,omitempty"`
+}
+
+// SickNode is a node that takes nothing new; what is there stays.
+type SickNode struct {
+	Node string `json:"node"` // name
+	Why  string `json:"why"`
 }
 
 // Reservation is a row of GET /v1/ports.
