@@ -99,6 +99,9 @@ func renderReconstruction(w io.Writer, r api.Reconstruction, p painter, width in
 		t.row(plain(n.Name), plain(number(n.Index)), plain(strings.Join(gens, ", ")), plain(note))
 	}
 	fmt.Fprint(w, t.render(width))
+	if r.Later != "" {
+		fmt.Fprintf(w, laterText+"\n", oneLine(r.Later))
+	}
 	if len(r.Missing) > 0 {
 		fmt.Fprintf(w, "Members that do not answer: %s. They count as down, and are members still.\n", oneLine(strings.Join(r.Missing, ", ")))
 	}

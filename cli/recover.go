@@ -20,6 +20,8 @@ func newRecoverCommand(c *console) *cobra.Command {
 			"reaches furthest on the nodes that answer, this node being the only voter at first. What each has, which voters are\n" +
 			"silent, and what may be lost with them, is shown before anything is changed. Services that run are not restarted for it.\n" +
 			"It is refused while any node has a leader, or a majority of the voters is there.\n\n" +
+			"If this node is switched off afterwards, and the others go on by themselves as they were before: do not switch it on again\n" +
+			"as it is (docs/RUNBOOK.md), for they would give up what they decided since.\n\n" +
 			"A node that was silent and comes back, its raft log whole, does not make a second cluster: it sets the log aside and\n" +
 			"enters this one. If the silent ones are a working cluster on the other side of a partition, mend the network instead:\n" +
 			"until that is done exclusive services would run on both sides, and what is deployed on theirs would be lost.",
@@ -58,6 +60,9 @@ func newRecoverCommand(c *console) *cobra.Command {
 	return cmd
 }
 
+// laterText is said when the cluster was rebuilt before.
+const laterText = "%s has been in a cluster that was rebuilt before, by a node that does not answer now: what was decided there is lost. Start that node instead if you can."
+
 func renderRecovery(w io.Writer, r api.Recovery, p painter, width int) {
 	var t table
 	t.head(p, "NODE", "ROLE", "LOG ENDS AT", "COMMITTED", "")
@@ -79,6 +84,9 @@ func renderRecovery(w io.Writer, r api.Recovery, p painter, width int) {
 	say("%d of %d voters are not there, or have no log any more: %s. What was decided after entry %d and only they know of is lost.", len(r.Silent), len(r.Voters), oneLine(strings.Join(r.Silent, ", ")), r.Index)
 	for _, n := range r.Newest {
 		say("The newest deployment of %s that is known is generation %d, of %s.", oneLine(n.System), n.Generation, n.At.UTC().Format(time.RFC3339))
+	}
+	if r.Later != "" {
+		say(laterText, oneLine(r.Later))
 	}
 	if len(r.Missing) > 0 {
 		say("Members that do not answer: %s. They count as down, and are members still.", oneLine(strings.Join(r.Missing, ", ")))

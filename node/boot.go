@@ -234,7 +234,7 @@ func (n *Node) admit(ctx context.Context, key ed25519.PublicKey, request []byte)
 		return nil, &mesh.Refused{Code: "no_signer", Message: err.Error(), Retry: true}
 	}
 	f := n.trust.get()
-	rep := joinReply{Cluster: f.ID, CA: f.CA, Leaf: leaf, GossipKeys: n.mesh.GossipKeys()}
+	rep := joinReply{Cluster: f.ID, CA: n.fsm.State().Cluster.CA, Leaf: leaf, GossipKeys: n.mesh.GossipKeys()}
 	for _, m := range n.mesh.Members() {
 		rep.Peers = append(rep.Peers, m.Addr)
 	}

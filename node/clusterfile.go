@@ -21,9 +21,10 @@ import (
 type clusterFile struct {
 	Version    int       `json:"version"` // 1
 	ID         string    `json:"id"`
-	Name       string    `json:"name"` // of this node
-	CA         []byte    `json:"ca"`   // certificate, DER
-	Leaf       []byte    `json:"leaf"` // this node's certificate, DER
+	Name       string    `json:"name"`                 // of this node
+	CA         []byte    `json:"ca"`                   // certificate, DER
+	FormerCAs  []string  `json:"former_cas,omitempty"` // fingerprints: tokens that configurations still name are of these
+	Leaf       []byte    `json:"leaf"`                 // this node's certificate, DER
 	GossipKeys [][]byte  `json:"gossip_keys"`
 	Join       []string  `json:"join,omitempty"` // addresses as the operator gave them
 	Removed    []string  `json:"removed,omitempty"`
@@ -33,10 +34,11 @@ type clusterFile struct {
 
 // trust answers who is a member. It is asked in every handshake, so it holds what it needs in memory.
 type trust struct {
-	path string
-	mu   sync.Mutex // guards file
-	file clusterFile
-	ca   *x509.Certificate // guarded by mu
+	path  string
+	write sync.Mutex // held while the file is written: handshakes do not wait for the disk
+	mu    sync.Mutex // guards file
+	file  clusterFile
+	ca    *x509.Certificate // guarded by mu
 	// pinned looks a key up in the node table of State; nil until raft is open. Guarded by mu.
 	pinned func(id string) (key []byte, removed bool)
 }
@@ -108,7 +110,7 @@ func (t *trust) rejoin(addrs []string, token string) error {
 		if err != nil {
 			return fmt.Errorf("token: %w", err)
 		}
-		if own := (&mesh.CA{Cert: t.ca}).Fingerprint(); tok.CAFingerprint != own {
+		if own := (&mesh.CA{Cert: t.authority()}).Fingerprint(); tok.CAFingerprint != own && !slices.Contains(t.get().FormerCAs, tok.CAFingerprint) {
 			return fmt.Errorf("the data directory %s belongs to cluster %.8s and the token to another: use another directory (--data) to join that one", filepath.Dir(t.path), t.file.ID)
 		}
 	}
@@ -125,10 +127,13 @@ func newTrust(path string, f clusterFile) (*trust, error) {
 
 // change edits the file and makes it durable.
 func (t *trust) change(edit func(*clusterFile)) error {
+	t.write.Lock()
+	defer t.write.Unlock()
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	edit(&t.file)
-	return writeFileDurably(t.path, mustJSON(t.file), 0o600)
+	text := mustJSON(t.file)
+	t.mu.Unlock()
+	return writeFileDurably(t.path, text, 0o600)
 }
 
 func (t *trust) get() clusterFile {
@@ -158,7 +163,12 @@ func (t *trust) certified(leaf, authority []byte) error {
 	if _, err := mesh.VerifyNode(cert, []*x509.Certificate{ca}, time.Now()); err != nil {
 		return err
 	}
-	return t.change(func(f *clusterFile) { f.Leaf, f.CA, t.ca = leaf, authority, ca })
+	return t.change(func(f *clusterFile) {
+		if !t.ca.Equal(ca) {
+			f.FormerCAs = append(slices.Clip(f.FormerCAs), (&mesh.CA{Cert: t.ca}).Fingerprint())
+		}
+		f.Leaf, f.CA, t.ca = leaf, authority, ca
+	})
 }
 
 // chain is what this node presents.

@@ -71,6 +71,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return err
 		}
 		cfg.Log.Info("the agent starts anew")
+		cfg.reopened, cfg.Join, cfg.Token = true, nil, "" // both have been used
 	}
 }
 

@@ -188,7 +188,7 @@ func (n *Node) holdersFor(s *model.State) []string {
 func (n *Node) keepPackagesLoop(ctx context.Context) error {
 	t := time.NewTicker(keepingEvery)
 	defer t.Stop()
-	held, settled := map[string]bool{}, uint64(0) // settled: index of the State of which all is held
+	kept, settled := keptPackages{}, uint64(0) // settled: index of the State of which all is held
 	for {
 		select {
 		case <-ctx.Done():
@@ -199,11 +199,39 @@ func (n *Node) keepPackagesLoop(ctx context.Context) error {
 		if s.Index == settled || !n.votes() {
 			continue
 		}
-		var whole bool
-		if held, whole = n.keepPackages(ctx, s, held); whole {
+		if kept = n.keepPackages(ctx, s, kept, time.Now()); kept.whole() {
 			settled = s.Index
 		}
 	}
+}
+
+// keptPackages says of each package that is deployed when it is looked at again: never while it is held.
+type keptPackages map[string]keptPackage
+
+type keptPackage struct {
+	held  bool
+	again backoff
+}
+
+func (k keptPackages) whole() bool {
+	for _, p := range k {
+		if !p.held {
+			return false
+		}
+	}
+	return true
+}
+
+// backoff says when something that failed is tried again: after 5 s, doubled up to ten minutes.
+type backoff struct {
+	at   time.Time
+	wait time.Duration
+}
+
+func (b backoff) failed(now time.Time) backoff {
+	b.wait = min(max(2*b.wait, keepingEvery), 10*time.Minute)
+	b.at = now.Add(b.wait)
+	return b
 }
 
 // votes says whether this node is a voter, as far as it knows.
@@ -211,21 +239,23 @@ func (n *Node) votes() bool {
 	return slices.ContainsFunc(n.fsm.Servers(), func(s raftfsm.Server) bool { return s.ID == n.id.ID && s.Voter })
 }
 
-// keepPackages fetches what is deployed and was not held at the last look. It gives what is held now, and says whether that is
-// all.
-func (n *Node) keepPackages(ctx context.Context, s *model.State, before map[string]bool) (held map[string]bool, whole bool) {
-	held, whole = map[string]bool{}, true
+// keepPackages fetches what is deployed and was not held at the last look.
+func (n *Node) keepPackages(ctx context.Context, s *model.State, before keptPackages, now time.Time) keptPackages {
+	kept := keptPackages{}
 	for tree := range deployedPackages(s) {
-		if !before[tree] {
-			if err := n.fetchTree(ctx, tree); err != nil {
-				n.log.Debug("holding a package", "package", tree, "err", err)
-				whole = false
-				continue
+		p := before[tree]
+		if !p.held && !now.Before(p.again.at) {
+			err := n.fetchTree(ctx, tree)
+			if p.held = err == nil; err != nil && ctx.Err() == nil {
+				if p.again.wait == 0 {
+					n.log.Warn("a package that a voter should hold cannot be fetched", "package", tree, "err", err)
+				}
+				p.again = p.again.failed(now)
 			}
 		}
-		held[tree] = true
+		kept[tree] = p
 	}
-	return held, whole
+	return kept
 }
 
 // deployedPackages are those of all rows that are to run.

@@ -28,10 +28,11 @@ func planReconstruction(found map[string]survey, from string) (r reconstruction,
 			best, r.source = v, id
 		}
 	}
+	if err := noLeader(found); err != nil {
+		return r, err
+	}
 	for _, id := range sortedIDs(found) {
 		switch v := found[id]; {
-		case v.Leader != "":
-			return r, hasLeader(v)
 		case v.End.Epoch > 0 && v.End.Epoch >= best.Epoch: // that of an earlier epoch is of no use any more
 			return r, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s still has its raft log, and what is in it is newer than any journal", v.Name),
 				Hint: "Start the other nodes that have theirs: a majority of the voters goes on by itself. If there is none any more: isonomia recover."}
@@ -47,12 +48,17 @@ func planReconstruction(found map[string]survey, from string) (r reconstruction,
 	for i := range r.Nodes {
 		r.Nodes[i].Chosen = r.Nodes[i].Name == best.Name
 	}
-	r.Digest, r.Index, r.From = best.Digest, best.Index, best.Name
+	r.Digest, r.Index, r.From, r.Later = best.Digest, best.Index, best.Name, later(found, best.Epoch)
 	return r, nil
 }
 
-func hasLeader(v survey) error {
-	return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s has a leader: nothing is lost", v.Name), Hint: "See isonomia members."}
+// noLeader is an error while there is a leader.
+func noLeader(found map[string]survey) error {
+	by, who := leader(found)
+	if who == "" {
+		return nil
+	}
+	return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s has a leader, %s: nothing is lost", by, who), Hint: "See isonomia members."}
 }
 
 // surveyed lists who answered, and the members by the best State of which nobody knows what they have.
@@ -70,6 +76,14 @@ func surveyed(found map[string]survey, best survey) (nodes []api.SurveyedNode, m
 			Conflict: v.Epoch == best.Epoch && v.Index == best.Index && v.Digest != best.Digest})
 	}
 	return nodes, missing
+}
+
+// later names a node that was in a cluster that was rebuilt before from what nobody has who answers now.
+func later(found map[string]survey, epoch uint64) string {
+	if met, by := met(found); met > epoch {
+		return by
+	}
+	return ""
 }
 
 // answered are the ids of the nodes that said what they have, by name.
@@ -94,7 +108,8 @@ func (n *Node) postReconstruct(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planReconstruction(n.surveyAll(r.Context()), req.From)
+	found := n.surveyAll(r.Context())
+	plan, err := planReconstruction(found, req.From)
 	if err != nil || req.Digest == "" {
 		return plan.Reconstruction, err
 	}
@@ -108,7 +123,7 @@ func (n *Node) postReconstruct(r *http.Request) (any, error) {
 	if stateDigest(s) != plan.Digest {
 		return nil, &api.Error{Code: api.CodeStale, Message: "the journal changed while it was fetched", Hint: "Try again."}
 	}
-	return plan.Reconstruction, n.beginAgain(s, "reconstructed", fmt.Sprintf("the cluster goes on from the journal of %s, at entry %d; missing: %s", plan.From, plan.Index, strings.Join(plan.Missing, ", ")))
+	return plan.Reconstruction, n.beginAgain(r.Context(), s, found, "reconstructed", fmt.Sprintf("the cluster goes on from the journal of %s, at entry %d; missing: %s", plan.From, plan.Index, strings.Join(plan.Missing, ", ")))
 }
 
 // knownStateOf fetches what a node knows to be committed.

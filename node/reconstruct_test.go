@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,7 +24,7 @@ func TestPlanReconstruction(t *testing.T) {
 		{"the newest entry", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", Index: 9, Nodes: members}, "3": {Name: "n3"}}, "n2", "", ""},
 		{"an epoch is newer than any entry", map[string]survey{"1": {Name: "n1", Epoch: 1, Index: 5, Nodes: members}, "2": {Name: "n2", Index: 9, Nodes: members}, "3": {Name: "n3"}}, "n1", "", ""},
 		{"who does not answer", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Error: "timeout"}, "3": {Name: "n3", Index: 3, Nodes: members}}, "n1", "", "n2"},
-		{"a leader", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", Leader: "3"}}, "", "nothing is lost", ""},
+		{"a leader", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", Leader: "2"}}, "", "nothing is lost", ""},
 		{"a log", map[string]survey{"1": {Name: "n1", Index: 5, Nodes: members}, "2": {Name: "n2", End: raftfsm.LogEnd{Epoch: 1, Index: 12}}}, "", "n2 still has its raft log", ""},
 		{"a log of a former epoch", map[string]survey{"1": {Name: "n1", Epoch: 2, Index: 5, Nodes: members}, "2": {Name: "n2", End: raftfsm.LogEnd{Epoch: 1, Index: 12}}, "3": {Name: "n3"}}, "n1", "", ""},
 		{"nothing", map[string]survey{"1": {Name: "n1"}}, "", "no node that answers has a journal", ""},
@@ -42,33 +43,50 @@ func TestPlanReconstruction(t *testing.T) {
 	}
 }
 
-// TestAdoptSeed: whatever the moment at which the agent dies, the next start begins with the seed, and what there was is kept.
+// TestAdoptSeed: whatever the moment at which the agent dies, the next start goes on with what it finds, and what there was is
+// kept. A State that it did not begin with in the same life is dropped: the others may have gone on.
 func TestAdoptSeed(t *testing.T) {
 	t.Parallel()
-	for _, before := range []bool{true, false} { // whether it died before the old directory was set aside
-		n := &Node{cfg: Config{Dir: t.TempDir()}, log: testLog()}
+	for _, c := range []struct {
+		name           string
+		reopened       bool
+		state, empty   bool // what was made to begin with
+		before         bool // whether it died before the old directory was set aside
+		adopted, aside bool
+	}{
+		{"in the same life", true, true, false, true, true, true},
+		{"in the same life, between the renames", true, true, false, false, true, false},
+		{"at a later start", false, true, false, true, false, false},
+		{"nothing to begin with", true, false, false, true, false, false},
+		{"entering anew", true, false, true, true, true, true},
+		{"entering anew, at a later start", false, false, true, true, true, true},
+	} {
+		n := &Node{cfg: Config{Dir: t.TempDir(), reopened: c.reopened}, log: testLog()}
 		n.dir = paths(n.cfg.Dir)
-		if before {
-			if err := os.MkdirAll(n.dir.raft(), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(n.dir.raft(), "old"), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+		var errs []error
+		if c.before {
+			errs = append(errs, os.MkdirAll(n.dir.raft(), 0o700), os.WriteFile(filepath.Join(n.dir.raft(), "old"), nil, 0o600))
 		}
-		if err := raftfsm.Seed(n.dir.raftSeed(), "n1", &model.State{Index: 3}); err != nil {
-			t.Fatal(err)
+		if c.state {
+			errs = append(errs, raftfsm.Seed(n.dir.raftSeed(), "n1", &model.State{Index: 3}))
+		}
+		if c.empty {
+			errs = append(errs, raftfsm.SeedEmpty(n.dir.raftEmpty(), 3))
 		}
 		for range 2 { // the second finds nothing to do
-			if err := n.adoptSeed(); err != nil {
-				t.Fatal(err)
-			}
+			errs = append(errs, n.adoptSeed())
 		}
-		if _, err := os.Stat(filepath.Join(n.dir.raft(), "log.db")); err != nil {
-			t.Errorf("the seed is not in place: %v", err)
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
 		}
-		if aside, _ := filepath.Glob(n.dir.join("raft.aside-*", "old")); (len(aside) == 1) != before {
-			t.Errorf("set aside: %v", aside)
+		if _, err := os.Stat(filepath.Join(n.dir.raft(), "log.db")); (err == nil) != c.adopted {
+			t.Errorf("%s: in place: %v", c.name, err)
+		}
+		if aside, _ := filepath.Glob(n.dir.join("raft.aside-*", "old")); (len(aside) == 1) != c.aside {
+			t.Errorf("%s: set aside: %v", c.name, aside)
+		}
+		if left, _ := filepath.Glob(n.dir.join("raft.[se]*")); len(left) > 0 {
+			t.Errorf("%s: left: %v", c.name, left)
 		}
 	}
 }

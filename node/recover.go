@@ -29,12 +29,12 @@ type recovery struct {
 
 // planRecovery chooses the log, or says why there must be no recovery.
 func planRecovery(found map[string]survey) (r recovery, err error) {
+	if err := noLeader(found); err != nil {
+		return r, err
+	}
 	best := survey{}
 	for _, id := range sortedIDs(found) {
 		v := found[id]
-		if v.Leader != "" {
-			return r, hasLeader(v)
-		}
 		if v.End.Reaches(best.End) {
 			best, r.log = v, id
 		}
@@ -58,7 +58,7 @@ func planRecovery(found map[string]survey) (r recovery, err error) {
 	var have []string
 	for _, id := range best.End.Voters {
 		r.Voters = append(r.Voters, name(id))
-		if v, answered := found[id]; answered && v.End.Epoch == best.End.Epoch {
+		if v, answered := found[id]; answered && v.End.Whole && v.End.Epoch == best.End.Epoch {
 			have = append(have, name(id))
 		} else {
 			r.Silent = append(r.Silent, name(id))
@@ -72,7 +72,7 @@ func planRecovery(found map[string]survey) (r recovery, err error) {
 	for i := range r.Nodes {
 		r.Nodes[i].Voter = slices.Contains(r.Voters, r.Nodes[i].Name)
 	}
-	r.From, r.Log = best.Name, true
+	r.From, r.Log, r.Later = best.Name, true, later(found, max(best.End.Epoch, r.most.Epoch))
 	return r, nil
 }
 
@@ -91,7 +91,8 @@ func (n *Node) postRecover(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := planRecovery(n.surveyAll(r.Context()))
+	found := n.surveyAll(r.Context())
+	plan, err := planRecovery(found)
 	if err != nil {
 		return nil, err
 	}
@@ -102,14 +103,15 @@ func (n *Node) postRecover(r *http.Request) (any, error) {
 	if req.Digest != plan.Digest {
 		return nil, &api.Error{Code: api.CodeStale, Message: "what the cluster would go on from is not what was shown", Hint: "Look again."}
 	}
-	return plan.Recovery, n.beginAgain(s, "recovered", fmt.Sprintf("the cluster goes on from what %s has, at entry %d; voters that are lost: %s", plan.From, plan.Index, strings.Join(plan.Silent, ", ")))
+	return plan.Recovery, n.beginAgain(r.Context(), s, found, "recovered", fmt.Sprintf("the cluster goes on from what %s has, at entry %d; voters that are lost: %s", plan.From, plan.Index, strings.Join(plan.Silent, ", ")))
 }
 
 // recovered fetches the State to go on from, and completes the plan by it.
 func (n *Node) recovered(ctx context.Context, plan *recovery) (*model.State, error) {
 	s, through, err := n.tailOf(ctx, plan.log, plan.most.Index, plan.most.Digest)
 	if err != nil {
-		return nil, fmt.Errorf("read the log of %s: %w", plan.From, err)
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("the log of %s cannot be read: %v", plan.From, err),
+			Hint: fmt.Sprintf("Try again. If it stays so: stop the agent of %s to go on without its log.", plan.From)}
 	}
 	if plan.knowsMore(s, through) {
 		if s, err = n.knownStateOf(ctx, plan.known); err != nil {

@@ -16,7 +16,7 @@ func TestPlanRecovery(t *testing.T) {
 	t.Parallel()
 	members := map[string]string{"1": "n1", "2": "n2", "3": "n3", "4": "n4", "5": "n5"}
 	end := func(term, index uint64) raftfsm.LogEnd {
-		return raftfsm.LogEnd{Epoch: 1, Term: term, Index: index, Voters: []string{"1", "2", "3", "4", "5"}}
+		return raftfsm.LogEnd{Epoch: 1, Term: term, Index: index, Voters: []string{"1", "2", "3", "4", "5"}, Whole: true}
 	}
 	n := func(name string, e raftfsm.LogEnd, known uint64) survey {
 		return survey{Name: name, End: e, Epoch: 1, Index: known, Digest: "d" + name, Nodes: members}
@@ -35,8 +35,9 @@ func TestPlanRecovery(t *testing.T) {
 		{"a follower knows more", map[string]survey{"1": n("n1", end(4, 9), 8), "6": n("n6", raftfsm.LogEnd{}, 20)}, "1", "6", "", "n2 n3 n4 n5"},
 		{"a voter that lost its log does not count", map[string]survey{"1": n("n1", end(4, 9), 8), "2": n("n2", end(4, 9), 8), "3": n("n3", raftfsm.LogEnd{}, 8)}, "1", "1", "", "n3 n4 n5"},
 		{"a log of a former epoch does not count", map[string]survey{"1": n("n1", end(4, 9), 8), "2": n("n2", end(4, 9), 8), "3": n("n3", raftfsm.LogEnd{Term: 9, Index: 90}, 8)}, "1", "1", "", "n3 n4 n5"},
+		{"nor does one that is being brought up to date again", map[string]survey{"1": n("n1", end(4, 9), 8), "2": n("n2", end(4, 9), 8), "3": n("n3", raftfsm.LogEnd{Epoch: 1, Term: 4, Index: 3}, 8)}, "1", "1", "", "n3 n4 n5"},
 		{"a majority", map[string]survey{"1": n("n1", end(4, 9), 8), "2": n("n2", end(4, 9), 8), "3": n("n3", end(4, 7), 7)}, "", "", "3 of the 5 voters (n1, n2, n3) are there", ""},
-		{"a leader", map[string]survey{"1": n("n1", end(4, 9), 8), "2": {Name: "n2", Leader: "3"}}, "", "", "n2 has a leader: nothing is lost", ""},
+		{"a leader", map[string]survey{"1": n("n1", end(4, 9), 8), "2": {Name: "n2", Leader: "3", End: end(4, 9)}}, "", "", "n2 has a leader, n3: nothing is lost", ""},
 		{"no log", map[string]survey{"1": n("n1", raftfsm.LogEnd{}, 8)}, "", "", "no node that answers has a raft log", ""},
 	} {
 		r, err := planRecovery(c.found)
@@ -99,7 +100,7 @@ func TestNewAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Cluster.Sealed = map[string][]byte{}
-	again, err := first.inNewEpoch(s)
+	again, err := first.inNewEpoch(s, 7)
 	if err == nil {
 		err = raftfsm.Seed(first.dir.raftSeed(), first.id.ID, again)
 	}
@@ -111,7 +112,7 @@ func TestNewAuthority(t *testing.T) {
 	}
 	restart := func(n *testNode) *testNode {
 		cfg := n.cfg
-		cfg.Bootstrap, cfg.Join, cfg.Token, cfg.Bind = false, nil, "", n.mesh.Addr()
+		cfg.Bootstrap, cfg.Join, cfg.Token, cfg.Bind, cfg.reopened = false, nil, "", n.mesh.Addr(), true
 		return runNode(t, cfg)
 	}
 	first, second = restart(first), restart(second)
@@ -127,4 +128,33 @@ func TestNewAuthority(t *testing.T) {
 		})
 	}
 	startNode(t, "n3", second)
+	if epoch := first.fsm.State().Cluster.Epoch; epoch <= 7 {
+		t.Errorf("the cluster is of epoch %d, and somebody had met 7", epoch)
+	}
+	if former := first.trust.get().FormerCAs; len(former) != 1 {
+		t.Errorf("former CAs: %v", former)
+	}
+}
+
+func TestLeaderBySurveys(t *testing.T) {
+	t.Parallel()
+	log := raftfsm.LogEnd{Epoch: 1, Term: 1, Index: 9}
+	names := map[string]string{"1": "n1", "2": "n2", "3": "n3"}
+	for _, c := range []struct {
+		name  string
+		found map[string]survey
+		who   string
+	}{
+		{"itself", map[string]survey{"1": {Name: "n1", Leader: "1", End: log, Nodes: names}}, "n1"},
+		{"a server's leader that does not answer", map[string]survey{"1": {Name: "n1", Leader: "3", End: log, Nodes: names}, "3": {Error: "timeout"}}, "n3"},
+		{"whom a follower followed once", map[string]survey{"1": {Name: "n1", Leader: "3", Nodes: names}, "3": {Error: "timeout"}}, ""},
+		{"whom a follower follows", map[string]survey{"1": {Name: "n1", Leader: "3", Nodes: names}, "3": {Name: "n3", Leader: "3", End: log}}, "n3"},
+		{"one whose disk hangs", map[string]survey{"1": {Name: "n1", Leader: "1", End: log, Stuck: true}}, ""},
+		{"by the word of another, one whose disk hangs", map[string]survey{"1": {Name: "n1", Leader: "1", End: log, Stuck: true}, "2": {Name: "n2", Leader: "1", End: log}}, ""},
+		{"nobody", map[string]survey{"1": {Name: "n1", End: log}}, ""},
+	} {
+		if _, who := leader(c.found); who != c.who {
+			t.Errorf("%s: %q", c.name, who)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -21,7 +22,9 @@ import (
 type survey struct {
 	Name   string         `json:"name"`
 	Leader string         `json:"leader,omitempty"` // whom it follows
+	Stuck  bool           `json:"stuck,omitempty"`  // its disk takes no writes: who leads by its word is of before
 	End    raftfsm.LogEnd `json:"end"`              // of its raft log
+	Met    uint64         `json:"met,omitempty"`    // the highest cluster epoch that it has met
 	// Of the newest State that it knows to be committed, its journal's or what it has now; Index 0: it knows none.
 	Epoch  uint64            `json:"epoch"`
 	Index  uint64            `json:"index"`
@@ -46,7 +49,14 @@ func (n *Node) knownState() (*model.State, error) {
 }
 
 func (n *Node) surveyHere() survey {
-	v := survey{Name: n.cfg.Name, Leader: n.fsm.Leader(), End: n.fsm.LogEnd()}
+	v := survey{Name: n.cfg.Name, Leader: n.fsm.Leader(), End: n.fsm.LogEnd(), Stuck: n.fsm.DiskStall() > stuckAfter}
+	own, seen := n.fsm.Epochs()
+	v.Met = max(own, seen)
+	diverged := (*raftfsm.DivergedError)(nil)
+	if errors.As(n.fsm.Err(), &diverged) {
+		v.Error = diverged.Error()
+		return v
+	}
 	s, err := n.knownState()
 	if err != nil {
 		v.Error = err.Error()
@@ -54,6 +64,7 @@ func (n *Node) surveyHere() survey {
 	if s.Index == 0 {
 		return v
 	}
+	v.Met = max(v.Met, s.Cluster.Epoch)
 	v.Epoch, v.Index, v.Digest = s.Cluster.Epoch, s.Index, stateDigest(s)
 	v.Gens, v.Nodes = map[string]uint64{}, map[string]string{}
 	for name, sys := range s.Systems.All() {
@@ -63,6 +74,54 @@ func (n *Node) surveyHere() survey {
 		v.Nodes[id] = node.Name
 	}
 	return v
+}
+
+// stuckAfter is a disk's write under way from which on what raft says of itself is old.
+const stuckAfter = 3 * time.Second
+
+// leader is the node that leads by one of the surveys: by the word of a raft server, or of a node that follows if the leader says so
+// itself, for that word may be old.
+func leader(found map[string]survey) (by, who string) {
+	for _, id := range sortedIDs(found) {
+		v := found[id]
+		if v.Leader == "" || v.Stuck {
+			continue
+		}
+		l := found[v.Leader]
+		if l.Stuck || v.End.Epoch == 0 && l.Leader != v.Leader {
+			continue
+		}
+		for _, n := range found {
+			if name := n.Nodes[v.Leader]; name != "" {
+				return v.Name, name
+			}
+		}
+		return v.Name, v.Leader[:min(8, len(v.Leader))]
+	}
+	return "", ""
+}
+
+// met is the highest epoch that any of those who answer has met, and who it was.
+func met(found map[string]survey) (epoch uint64, by string) {
+	for _, id := range sortedIDs(found) {
+		if v := found[id]; v.Met > epoch {
+			epoch, by = v.Met, v.Name
+		}
+	}
+	return epoch, by
+}
+
+// stillLeaderless asks those who answered once more whether there is a leader: the survey may be seconds old.
+func (n *Node) stillLeaderless(ctx context.Context, found map[string]survey) error {
+	ids := map[string]bool{}
+	for id, v := range found {
+		if v.Name != "" {
+			ids[id] = true
+		}
+	}
+	again := n.surveyThese(ctx, ids)
+	again[n.id.ID] = n.surveyHere()
+	return noLeader(again)
 }
 
 // known says that a survey found a State.
@@ -99,22 +158,34 @@ func (n *Node) surveyAll(ctx context.Context) map[string]survey {
 		if len(ids) == 0 {
 			return found
 		}
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
-			asked[id] = true
-			wg.Go(func() {
-				v, err := n.surveyOf(ctx, id)
-				if err != nil {
-					v = survey{Error: err.Error()}
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				found[id] = v
-			})
+		wave := map[string]bool{}
+		for _, id := range ids {
+			asked[id], wave[id] = true, true
 		}
-		wg.Wait()
+		maps.Copy(found, n.surveyThese(ctx, wave))
 	}
+}
+
+func (n *Node) surveyThese(ctx context.Context, ids map[string]bool) map[string]survey {
+	found := map[string]survey{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for id := range ids {
+		if id == n.id.ID {
+			continue
+		}
+		wg.Go(func() {
+			v, err := n.surveyOf(ctx, id)
+			if err != nil {
+				v = survey{Error: err.Error()}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found[id] = v
+		})
+	}
+	wg.Wait()
+	return found
 }
 
 func (n *Node) surveyOf(ctx context.Context, id string) (v survey, err error) {

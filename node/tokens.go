@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"net/http"
 	"slices"
@@ -32,7 +33,11 @@ func (n *Node) postToken(r *http.Request) (any, error) {
 	if err := checkToken(req); err != nil {
 		return nil, err
 	}
-	tok := mesh.NewToken((&mesh.CA{Cert: n.trust.authority()}).Fingerprint())
+	ca, err := x509.ParseCertificate(n.fsm.State().Cluster.CA) // this node's own certificate may still be of a former one
+	if err != nil {
+		return nil, fmt.Errorf("read the CA's certificate: %w", err)
+	}
+	tok := mesh.NewToken((&mesh.CA{Cert: ca}).Fingerprint())
 	now := time.Now().UTC()
 	err = n.proposeOne(r.Context(), model.CreateToken{Token: model.Token{ID: tok.ID, Role: req.Role, Hash: hashSecret(tok.Secret),
 		UsesLeft: req.Uses, Created: now, Expires: now.Add(req.TTL), By: req.By}})

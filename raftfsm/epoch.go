@@ -10,13 +10,17 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // A cluster that goes on without a majority of its voters, or without any log, does so in a new epoch. A raft directory
 // belongs to one epoch for as long as it is there: that is written down before its first entry. Servers of two epochs
 // exchange nothing but these numbers, for raft's own rules say nothing about two majorities of two configurations. Who sees
-// a higher one was overtaken: what it has is set aside, and it enters the cluster of that epoch with nothing.
+// a higher one was overtaken: what it has is set aside, and it enters the cluster of that epoch with nothing. A server that has no
+// entries yet tells nobody its epoch but those of the same: it could only make others set aside what it cannot replace.
+//
+// (The epochs of nodes and of claims, in State, are other things.)
 
 // epochKey is where the stable store has the directory's epoch.
 var epochKey = []byte("ClusterEpoch")
@@ -34,7 +38,9 @@ func (e *EpochError) Error() string {
 // epoch is that of this node's raft directory.
 type epoch struct {
 	store func(of uint64) error
-	own   atomic.Uint64 // 0 while the directory is empty
+	raft  atomic.Pointer[raft.Raft] // nil until it has started
+	own   atomic.Uint64             // 0 while the directory is empty
+	least atomic.Uint64             // what an empty directory does not go below: that of the State that this node has
 
 	mu     sync.Mutex    // held while own is written
 	higher chan struct{} // closed when a higher one was seen
@@ -47,19 +53,28 @@ func openEpoch(s *stores) (*epoch, error) {
 	e := &epoch{higher: make(chan struct{}), store: func(of uint64) error {
 		return s.stable.disk.time(func() error { return s.bolt.SetUint64(epochKey, of) })
 	}}
-	own, err := s.bolt.GetUint64(epochKey)
-	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+	own, err := s.number(epochKey)
+	if err != nil {
 		return nil, err
 	}
 	if own == 0 {
-		if own, err = s.oldEpoch(); err != nil {
-			return nil, err
+		if own, err = s.oldEpoch(); err == nil && own != 0 {
+			err = s.bolt.SetUint64(wholeKey, 1) // that version did not know this either
 		}
 	}
-	if own != 0 {
+	if err == nil && own != 0 {
 		err = e.adopt(own)
 	}
 	return e, err
+}
+
+// number reads one from the stable store; 0 where there is none.
+func (s *stores) number(key []byte) (uint64, error) {
+	v, err := s.bolt.GetUint64(key)
+	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return 0, nil
+	}
+	return v, err
 }
 
 func (s *stores) oldEpoch() (uint64, error) {
@@ -103,7 +118,10 @@ func (e *epoch) adopt(of uint64) error {
 // meet compares with that of another server, which an empty one takes on. A nil error means that they are the same.
 func (e *epoch) meet(of uint64) error {
 	own := e.own.Load()
-	if own == 0 && of != 0 {
+	if least := e.least.Load(); own == 0 && of != 0 {
+		if of < least {
+			return &EpochError{least, of}
+		}
 		return e.adopt(of)
 	}
 	e.hear(of)
@@ -113,8 +131,16 @@ func (e *epoch) meet(of uint64) error {
 	return nil
 }
 
-// hear notes that there is a cluster of that epoch.
+// empty says that there are no entries in the directory.
+func (e *epoch) empty() bool {
+	r := e.raft.Load()
+	return r == nil || r.LastIndex() == 0
+}
+
+// hear notes that there is a cluster of that epoch, by the word of who has its State or its log.
 func (e *epoch) hear(of uint64) {
+	for least := e.least.Load(); of > least && !e.least.CompareAndSwap(least, of); least = e.least.Load() {
+	}
 	own := e.own.Load()
 	if own == 0 || of <= own {
 		return
@@ -131,7 +157,7 @@ func (e *epoch) hear(of uint64) {
 // close it, and open one in a directory made by SeedEmpty.
 func (n *Node) Overtaken() <-chan struct{} { return n.epoch.higher }
 
-// Epochs gives the epoch of this node's raft directory, 0 while it is empty, and the highest that it has seen beyond that, or 0.
+// Epochs gives the cluster epoch of this node's raft directory, 0 while it has none, and the highest that it has seen beyond that, or 0.
 func (n *Node) Epochs() (own, seen uint64) {
 	n.epoch.mu.Lock()
 	defer n.epoch.mu.Unlock()

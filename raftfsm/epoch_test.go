@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/isonomia-mesh/isonomia/model"
 )
@@ -45,11 +46,17 @@ func TestMajorityIsLost(t *testing.T) {
 		c.kill(id)
 	}
 	left := c.live()
-	tail, err := left[0].Tail(0)
-	if err != nil || value(tail.End, "c") != "1" {
-		t.Fatalf("the log leads to %v, %v", tail.End, err)
+	var s *model.State
+	c.await("a log at rest", func() string {
+		tail, err := left[0].Tail(0)
+		if s = tail.End; err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	if value(s, "c") != "1" {
+		t.Fatalf("the log leads to c=%q", value(s, "c"))
 	}
-	s := tail.End
 	if end := left[0].LogEnd(); len(end.Voters) != 5 || end.Index < s.Index || end.Epoch != 1 || end.Reaches(left[1].LogEnd()) && left[1].LogEnd().Reaches(end) {
 		t.Errorf("the log ends at %+v, the other at %+v", end, left[1].LogEnd())
 	}
@@ -111,7 +118,7 @@ func TestTail(t *testing.T) {
 	c.await("an entry beyond what is committed", func() (complaint string) {
 		tail, err := leader.Tail(0)
 		if end = tail.End; err != nil || value(end, "a") != "2" {
-			return fmt.Sprintf("a=%q, %v", value(end, "a"), err)
+			return fmt.Sprintf("%v, %v", tail, err)
 		}
 		return ""
 	})
@@ -215,4 +222,95 @@ func TestOldDirectories(t *testing.T) {
 		t.Errorf("its epoch is %d", own)
 	}
 	c.propose(c.any(), set("a", "2"))
+}
+
+// TestEmptyOvertakesNobody: a server that was to enter a new epoch, and has nothing of it yet, does not make others give up
+// what they have, for that may be all that is left.
+func TestEmptyOvertakesNobody(t *testing.T) {
+	t.Parallel()
+	c := grown(t, 3, nil)
+	c.propose(c.any(), set("a", "1"))
+	c.same()
+	m := c.others(c.leader())[0]
+	c.kill(m.id)
+	for _, err := range []error{os.Rename(m.dir, m.dir+".aside"), SeedEmpty(m.dir, 9)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.start(m.id)
+	for i := range 20 { // meanwhile the leader dials it, and it the others
+		c.propose(c.leader(c.others(m)...), set("a", fmt.Sprint(i)))
+	}
+	for _, other := range c.others(m) {
+		if isClosed(other.Overtaken()) {
+			t.Errorf("%s was overtaken by nothing", other.id)
+		}
+	}
+	if own, _ := m.Epochs(); own != 9 || m.raft.LastIndex() != 0 {
+		t.Errorf("its directory is of epoch %d and has %d entries", own, m.raft.LastIndex())
+	}
+}
+
+// TestLostLogDoesNotVote: two of three have an entry; one of these is away and the other loses its directory. That one must
+// not help the third, which lacks the entry, to lead.
+func TestLostLogDoesNotVote(t *testing.T) {
+	t.Parallel()
+	c := grown(t, 3, nil)
+	c.propose(c.any(), set("a", "1"))
+	c.same()
+	keeps := c.leader()
+	loses, lags := c.others(keeps)[0], c.others(keeps)[1]
+	c.kill(lags.id)
+	c.propose(keeps, set("a", "2"))
+	c.await("it on two disks", func() string {
+		if got := value(loses.State(), "a"); got != "2" {
+			return "a=" + got
+		}
+		return ""
+	})
+	c.kill(keeps.id)
+	c.kill(loses.id)
+	if err := os.RemoveAll(loses.dir); err != nil {
+		t.Fatal(err)
+	}
+	c.start(loses.id)
+	c.start(lags.id)
+	c.await("votes that are refused", func() string {
+		asked := lags.raft.Stats()["state"] == "Candidate"
+		switch {
+		case lags.IsLeader():
+			t.Fatal("a server without the entry leads")
+		case !asked:
+			return "it has not asked"
+		}
+		return ""
+	})
+	for end := time.Now().Add(4 * lags.cfg.Timing.Election); time.Now().Before(end); time.Sleep(5 * time.Millisecond) { // nothing is to happen
+		if lags.IsLeader() {
+			t.Fatal("a server without the entry leads")
+		}
+	}
+	if loses.LogEnd().Whole {
+		t.Error("it counts as one that has its log")
+	}
+	c.start(keeps.id)
+	c.propose(c.nodes[loses.id], set("b", "1"))
+	c.same()
+	if got := value(c.any().State(), "a"); got != "2" {
+		t.Errorf("a=%q", got)
+	}
+	c.await("its vote again", func() string {
+		if !loses.LogEnd().Whole {
+			return "it gives none"
+		}
+		return ""
+	})
+	c.kill(keeps.id)
+	c.propose(c.nodes[lags.id], set("b", "2"))
+	c.close(loses.id)
+	c.start(loses.id)
+	if !c.nodes[loses.id].LogEnd().Whole {
+		t.Error("after a restart it has forgotten that it knows all")
+	}
 }

@@ -310,7 +310,11 @@ func (f *following) followServer(id string, insist bool) (carried bool, err erro
 	err = s.run(hello{id: f.n.cfg.ID, epoch: st.Cluster.Epoch, index: st.Index, insist: insist})
 	f.mu.Lock()
 	f.from = ""
+	leads := f.told.Leader == id
 	f.mu.Unlock()
+	if leads {
+		f.n.roles.hear("") // it was the leader's feed
+	}
 	f.n.log.Debug("a feed ended", "of", id, "carried", !s.first, "reason", err)
 	return !s.first, err
 }

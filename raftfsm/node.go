@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,6 +141,7 @@ type Node struct {
 	wedge   *wedge
 	stores  *stores
 	epoch   *epoch
+	memory  *memory
 	streams *streams
 	trans   *transport
 	raft    *raft.Raft
@@ -198,12 +200,16 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 		return nil, err
 	}
 	n.stores.stable.log, n.stores.stable.stop = cfg.Log, n.dead
-	if n.epoch, err = openEpoch(n.stores); err != nil {
+	if n.epoch, err = openEpoch(n.stores); err == nil {
+		n.memory, err = openMemory(n.stores)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open raft in %s: %w", cfg.Dir, err), n.stores.close())
 	}
 	n.streams = newStreams(cfg.ID, cfg.Listener, cfg.Dial, n.epoch)
-	n.trans = newTransport(n.streams, cfg.Timing, hlog, n.silent, n.Eligible)
+	n.trans = newTransport(n.streams, cfg.Timing, hlog, n.silent, n.Eligible, n.memory)
 	if err = n.loadFollowed(); err == nil {
+		n.epoch.hear(n.State().Cluster.Epoch)
 		n.raft, err = n.startRaft(conf)
 	}
 	if err != nil {
@@ -211,6 +217,8 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 		n.streams.closeAll()
 		return nil, errors.Join(fmt.Errorf("open raft in %s: %w", cfg.Dir, err), n.stores.close())
 	}
+	n.memory.raft.Store(n.raft)
+	n.epoch.raft.Store(n.raft)
 	n.stores.stable.on.Store(true)
 	n.stopRaft = sync.OnceValue(n.raft.Shutdown)
 	n.roles = newRoles(cfg.ID, n.raft)
@@ -369,7 +377,7 @@ func (n *Node) Bootstrap(ctx context.Context, init model.Init) error {
 	if n.State().Cluster.ID != "" {
 		return model.Result{Code: model.ErrInitialised, Message: "the cluster is initialised already"}.Err()
 	}
-	if err := n.epoch.adopt(max(init.Cluster.Epoch, 1)); err != nil {
+	if err := cmp.Or(n.epoch.adopt(max(init.Cluster.Epoch, 1)), n.memory.begin()); err != nil {
 		return fmt.Errorf("bootstrap raft: %w", err)
 	}
 	servers := []raft.Server{{ID: raft.ServerID(n.cfg.ID), Address: raft.ServerAddress(n.cfg.ID)}}

@@ -15,10 +15,11 @@ import (
 
 // LogEnd is where a server's log ends.
 type LogEnd struct {
-	Epoch  uint64   // of the cluster; 0: there is no log
-	Term   uint64   // of the last entry
-	Index  uint64   // of the last entry
-	Voters []string // ids, by the newest configuration in the log
+	Epoch  uint64   `json:"epoch"`  // of the cluster; 0: there is no log
+	Term   uint64   `json:"term"`   // of the last entry
+	Index  uint64   `json:"index"`  // of the last entry
+	Voters []string `json:"voters"` // ids, by the newest configuration in the log
+	Whole  bool     `json:"whole"`  // the server votes: its log was not lost since it became a server, or a leader has brought it up to date
 }
 
 // Reaches says whether a log goes further than another, as raft compares them in elections.
@@ -37,8 +38,13 @@ func (n *Node) LogEnd() LogEnd {
 	if n.Empty() {
 		return LogEnd{}
 	}
-	l := LogEnd{Epoch: n.epoch.own.Load(), Index: n.raft.LastIndex()}
-	l.Term, _ = strconv.ParseUint(n.raft.Stats()["last_log_term"], 10, 64) // raft tells it nowhere else
+	l := LogEnd{Epoch: n.epoch.own.Load(), Whole: n.memory.isWhole()}
+	stats := n.raft.Stats() // raft tells its terms nowhere else
+	number := func(key string) (v uint64) { v, _ = strconv.ParseUint(stats[key], 10, 64); return v }
+	l.Term, l.Index = number("last_log_term"), number("last_log_index")
+	if at := number("last_snapshot_index"); at > l.Index {
+		l.Term, l.Index = number("last_snapshot_term"), at
+	}
 	for _, s := range n.configuration() {
 		if s.Suffrage == raft.Voter {
 			l.Voters = append(l.Voters, string(s.ID))
@@ -54,10 +60,21 @@ type Tail struct {
 	At        *model.State // at the entry that was asked for, where the log has that one beyond Committed; else nil
 }
 
+// ErrMoving says that the log changed while it was looked at: there is a leader.
+var ErrMoving = errors.New("the log changes: there is a leader")
+
 // Tail gives the State to which this server's log leads, with all its entries. Only a server without a leader has a use for it.
-// Errors: a *MustUpgradeError, ErrDamaged.
+// Errors: a *MustUpgradeError, ErrDamaged, ErrMoving.
 func (n *Node) Tail(at uint64) (Tail, error) {
-	s := n.machine.line.Load().state
+	line, last := n.machine.line.Load(), n.raft.LastIndex()
+	t, err := n.tail(line.state, at)
+	if n.machine.line.Load() != line || n.raft.LastIndex() != last || n.Leader() != "" {
+		return t, ErrMoving
+	}
+	return t, err
+}
+
+func (n *Node) tail(s *model.State, at uint64) (Tail, error) {
 	t := Tail{Committed: s.Index}
 	first, err := n.stores.logs.FirstIndex()
 	if err != nil {

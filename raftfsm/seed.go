@@ -38,7 +38,10 @@ func seed(dir string, fill func(work string) error) (err error) {
 	if err := os.Rename(work, dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	if err := syncDir(filepath.Dir(dir)); err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return nil
 }
 
 // seedTerm is that of the first entry after the State. Who knew a higher one is of another epoch.
@@ -53,7 +56,7 @@ func seedInto(dir, id string, s *model.State) error {
 	_, trans := raft.NewInmemTransport("") // it only writes addresses down
 	defer func() { _ = trans.Close() }()
 	servers := raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(id), Address: raft.ServerAddress(id)}}}
-	err = errors.Join(st.bolt.SetUint64([]byte("CurrentTerm"), seedTerm), st.bolt.SetUint64(epochKey, max(s.Cluster.Epoch, 1)))
+	err = errors.Join(st.bolt.SetUint64([]byte("CurrentTerm"), seedTerm), st.bolt.SetUint64(epochKey, max(s.Cluster.Epoch, 1)), st.bolt.SetUint64(wholeKey, 1))
 	var sink raft.SnapshotSink
 	if err == nil {
 		sink, err = st.checkpoints.Create(raft.SnapshotVersionMax, s.Index, seedTerm, servers, s.Index, trans)

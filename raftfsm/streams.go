@@ -103,12 +103,13 @@ type stream struct {
 	said, heard bool
 }
 
-// Read begins with the other side's epoch. If that is another one, the other side is told this one's, and the stream is over.
+// Read begins with the other side's epoch. If that is another one, the stream is over, and the other side is told this
+// one's, if this server has anything of it.
 func (c *stream) Read(b []byte) (int, error) {
 	if !c.heard {
 		if err := c.of.epoch.readHello(c.Conn); err != nil {
 			other := (*EpochError)(nil)
-			if errors.As(err, &other) && !c.said {
+			if errors.As(err, &other) && !c.said && !c.of.epoch.empty() {
 				_ = c.Conn.SetWriteDeadline(time.Now().Add(maxDial))
 				_, _ = c.Write(nil)
 			}

@@ -15,10 +15,11 @@ var (
 	errNoAnswer   = errors.New("no answer from the server that was to take leadership")
 )
 
-// transport is raft's network transport with four additions.
+// transport is raft's network transport with five additions.
 //
 // It notes which server answered this leader, when, and how far its log goes: raft knows, but does not tell.
 // It falls silent while the disk is stalled, so that others elect a leader that can write.
+// It gives no votes while the server does not know what it has acknowledged: see memory.
 // It asks for no votes, and takes no leadership, while the server is ineligible (sick disk, or an entry that it
 // cannot decode); the server goes on storing the log and voting for others.
 // It holds a heartbeat back until one is due: raft sends one every 25 to 50 ms beside the requests for entries every 50
@@ -29,6 +30,7 @@ type transport struct {
 	handover time.Duration // longest wait for a server that is asked to take leadership
 	silent   func() bool
 	eligible func() bool
+	memory   *memory
 	rpcs     chan raft.RPC
 	done     chan struct{} // closed by Close
 	once     sync.Once
@@ -54,17 +56,18 @@ const slowFor = 2 * time.Second
 // newTransport makes it. Requests are not pipelined (MaxRPCsInFlight 1): raft's pipeline can lock up for good when a
 // follower refuses an entry, while heartbeats go on, so that nobody notices (hashicorp/raft issue 612). It costs
 // nothing that could be measured beside the disk: what waits goes into the next request, up to 64 entries.
-func newTransport(s raft.StreamLayer, timing Timing, log hclog.Logger, silent, eligible func() bool) *transport {
+func newTransport(s raft.StreamLayer, timing Timing, log hclog.Logger, silent, eligible func() bool, memory *memory) *transport {
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: s, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: timing.RPC, Logger: log, MsgpackUseNewTimeFormat: true})
-	t := &transport{NetworkTransport: inner, pace: timing.Heartbeat * 3 / 10, handover: timing.Election, silent: silent, eligible: eligible,
+	t := &transport{NetworkTransport: inner, pace: timing.Heartbeat * 3 / 10, handover: timing.Election, silent: silent, eligible: eligible, memory: memory,
 		rpcs: make(chan raft.RPC), done: make(chan struct{}), hurry: make(chan struct{}),
 		peers: map[raft.ServerID]contact{}}
 	go t.receive()
 	return t
 }
 
-// receive passes requests on to raft, except that an ineligible server takes no leadership.
+// receive passes requests on to raft, except that an ineligible server takes no leadership, and one that has lost its log
+// gives no votes.
 func (t *transport) receive() {
 	in := t.NetworkTransport.Consumer()
 	for {
@@ -72,8 +75,7 @@ func (t *transport) receive() {
 		case <-t.done:
 			return
 		case rpc := <-in:
-			if _, asked := rpc.Command.(*raft.TimeoutNowRequest); asked && !t.eligible() {
-				rpc.Respond(&raft.TimeoutNowResponse{}, errIneligible)
+			if t.refuses(rpc) {
 				continue
 			}
 			select {
@@ -83,6 +85,32 @@ func (t *transport) receive() {
 			}
 		}
 	}
+}
+
+// refuses answers a request in raft's stead, if it must.
+func (t *transport) refuses(rpc raft.RPC) bool {
+	switch c := rpc.Command.(type) {
+	case *raft.TimeoutNowRequest:
+		if !t.eligible() || !t.memory.isWhole() {
+			rpc.Respond(&raft.TimeoutNowResponse{}, errIneligible)
+			return true
+		}
+	case *raft.RequestVoteRequest:
+		if !t.memory.isWhole() {
+			rpc.Respond(&raft.RequestVoteResponse{}, errForgotten)
+			return true
+		}
+	case *raft.RequestPreVoteRequest:
+		if !t.memory.isWhole() {
+			rpc.Respond(&raft.RequestPreVoteResponse{}, errForgotten)
+			return true
+		}
+	case *raft.AppendEntriesRequest:
+		t.memory.hear(c.Term)
+	case *raft.InstallSnapshotRequest:
+		t.memory.hear(c.Term)
+	}
+	return false
 }
 
 // Consumer gives the requests of other servers.
@@ -180,7 +208,7 @@ func (t *transport) contact(id string, term uint64) (contact, bool) {
 
 // RequestVote asks for a vote.
 func (t *transport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	if !t.eligible() {
+	if !t.eligible() || !t.memory.isWhole() {
 		return errIneligible
 	}
 	return t.NetworkTransport.RequestVote(id, addr, req, resp)
@@ -188,7 +216,7 @@ func (t *transport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *
 
 // RequestPreVote asks whether a vote would be given.
 func (t *transport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	if !t.eligible() {
+	if !t.eligible() || !t.memory.isWhole() {
 		return errIneligible
 	}
 	return t.NetworkTransport.RequestPreVote(id, addr, req, resp)

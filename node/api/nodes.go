@@ -74,6 +74,8 @@ type Reconstruction struct {
 	Digest  string         `json:"digest"`
 	Nodes   []SurveyedNode `json:"nodes"`
 	Missing []string       `json:"missing"` // members that did not answer
+	// Later is a node that knows of a later rebuilding of the cluster, which nobody has who answers: that is lost; "" when there is none.
+	Later string `json:"later,omitempty"`
 }
 
 // SurveyedNode is what one node has.
