@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,7 @@ type agentFlags struct {
 	token, tokenFile                    string
 	attributes                          map[string]string
 	logFormat                           string
+	certLife                            time.Duration
 	stopServices, printUnit, rejoin     bool
 }
 
@@ -54,6 +56,7 @@ func (f *agentFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.name, "name", "", "`NAME` of the node (default: the host name)")
 	flags.StringVar(&f.config, "config", "", "HCL `FILE` with the same names, and attributes = { ... }")
 	flags.BoolVar(&f.bootstrap, "bootstrap", false, "found a new cluster")
+	flags.DurationVar(&f.certLife, "cert-life", 0, "with --bootstrap: how `LONG` the certificates of the cluster's nodes live; they are renewed at half (default 168h)")
 	flags.StringArrayVar(&f.join, "join", nil, "`HOST:PORT` of a node of the cluster to join (repeatable)")
 	flags.StringVar(&f.token, "token", "", "the `TOKEN` for --join; others can see it here, prefer the next two")
 	flags.StringVar(&f.tokenFile, "token-file", "", "`FILE` that holds the token (or $ISONOMIA_TOKEN)")
@@ -125,6 +128,9 @@ func (f *agentFlags) check(c *console) error {
 	}
 	if f.bootstrap && len(f.join) > 0 {
 		return usagef("--bootstrap founds a new cluster, --join enters an existing one", "--bootstrap and --join exclude each other")
+	}
+	if f.certLife != 0 && !f.bootstrap {
+		return usagef("it is said once, when the cluster is founded", "--cert-life goes with --bootstrap")
 	}
 	addresses := map[string][]string{"bind": {f.bind}, "join": f.join}
 	if f.advertise != "" {
@@ -215,6 +221,6 @@ func (f *agentFlags) nodeConfig(given func(flag string) bool) (node.Config, erro
 	if f.token != "" {
 		cfg.Token = f.token
 	}
-	cfg.Bootstrap, cfg.StopServices, cfg.Rejoin = f.bootstrap, f.stopServices, f.rejoin
+	cfg.Bootstrap, cfg.StopServices, cfg.Rejoin, cfg.CertLife = f.bootstrap, f.stopServices, f.rejoin, f.certLife
 	return cfg, nil
 }

@@ -84,6 +84,7 @@ func TestWrongUsage(t *testing.T) {
 		{"rollback --to x --yes", "invalid argument", "isonomia rollback --help"},
 		{"completion bsh", `no completion for "bsh"`, `did you mean "bash"?`},
 		{"members --node https://x", "Unix socket only", "api.sock"},
+		{"agent --cert-life 24h", "--cert-life goes with --bootstrap", "when the cluster is founded"},
 		{"agent --bootstrap --join a:1", "exclude each other", "founds a new cluster"},
 		{"agent --join nohost", "not HOST:PORT", "--join 10.0.0.1:7878"},
 		{"agent --token-file /nowhere/t", "read token", "isonomia token create"},

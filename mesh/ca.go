@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -17,9 +18,11 @@ import (
 )
 
 const (
+	// LeafLife is how long a node's certificate lives unless the cluster has another life; it is renewed at half.
+	LeafLife = 7 * 24 * time.Hour
+
 	caLife    = 10 * 365 * 24 * time.Hour
-	leafLife  = 7 * 24 * time.Hour // renewed at half
-	clockSlop = time.Hour          // how far behind a peer's clock may be
+	clockSlop = time.Hour // how far behind a peer's clock may be
 	uriScheme = "isonomia"
 	dnsSuffix = ".node.isonomia"
 )
@@ -75,11 +78,11 @@ func (ca *CA) KeyDER() ([]byte, error) { return x509.MarshalPKCS8PrivateKey(ca.K
 // Fingerprint names the CA in tokens: 32 characters.
 func (ca *CA) Fingerprint() string { return fingerprint(ca.Cert.Raw) }
 
-// SignNode makes the leaf of the node with that key: 7 days, for both sides of
-// a handshake, URI isonomia://node/<id>, DNS <id>.node.isonomia.
-func (ca *CA) SignNode(pub ed25519.PublicKey, now time.Time) (leafDER []byte, err error) {
+// SignNode makes the leaf of the node with that key: for both sides of a
+// handshake, URI isonomia://node/<id>, DNS <id>.node.isonomia. life 0: LeafLife.
+func (ca *CA) SignNode(pub ed25519.PublicKey, now time.Time, life time.Duration) (leafDER []byte, err error) {
 	id := NodeID(pub)
-	t := leafTemplate(id, now)
+	t := leafTemplate(id, now, life)
 	t.DNSNames = []string{id + dnsSuffix}
 	t.URIs = []*url.URL{nodeURI(id)}
 	t.ExtKeyUsage = append(t.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
@@ -93,7 +96,7 @@ func (ca *CA) SignNode(pub ed25519.PublicKey, now time.Time) (leafDER []byte, er
 // SignServer makes a leaf for an HTTPS server on these hosts (names or
 // addresses). It carries no node URI, so it is no member's certificate.
 func (ca *CA) SignServer(pub crypto.PublicKey, hosts []string, now time.Time) (leafDER []byte, err error) {
-	t := leafTemplate("isonomia api", now)
+	t := leafTemplate("isonomia api", now, 0)
 	for _, h := range hosts {
 		if ip := net.ParseIP(h); ip != nil {
 			t.IPAddresses = append(t.IPAddresses, ip)
@@ -108,10 +111,13 @@ func (ca *CA) SignServer(pub crypto.PublicKey, hosts []string, now time.Time) (l
 	return der, nil
 }
 
-func leafTemplate(name string, now time.Time) *x509.Certificate {
+// leafTemplate begins a little in the past, for clocks that are behind: by an
+// hour, or by an eighth of its life if that is short.
+func leafTemplate(name string, now time.Time, life time.Duration) *x509.Certificate {
+	life = cmp.Or(life, LeafLife)
 	return &x509.Certificate{
 		SerialNumber: newSerial(), Subject: pkix.Name{CommonName: name},
-		NotBefore: now.Add(-clockSlop), NotAfter: now.Add(leafLife),
+		NotBefore: now.Add(-min(clockSlop, life/8)), NotAfter: now.Add(life),
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -158,7 +164,7 @@ func newSerial() *big.Int {
 // selfSigned is what a node presents before it has a leaf: its key, vouched for
 // by nobody.
 func selfSigned(id *Identity, now time.Time) ([]byte, error) {
-	t := leafTemplate(id.ID, now)
+	t := leafTemplate(id.ID, now, 0)
 	t.URIs = []*url.URL{nodeURI(id.ID)}
 	t.ExtKeyUsage = append(t.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
 	der, err := x509.CreateCertificate(rand.Reader, t, t, id.Public(), id.Key)

@@ -67,7 +67,7 @@ func (c *testCluster) trust(pub ed25519.PublicKey, chain []*x509.Certificate) er
 }
 
 func (c *testCluster) cert(pub ed25519.PublicKey) func() ([][]byte, error) {
-	der, err := c.ca.SignNode(pub, time.Now())
+	der, err := c.ca.SignNode(pub, time.Now(), 0)
 	return func() ([][]byte, error) { return [][]byte{der, c.ca.Cert.Raw}, err }
 }
 

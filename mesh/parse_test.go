@@ -212,7 +212,7 @@ func TestCA(t *testing.T) {
 	pub, _, _ := ed25519.GenerateKey(nil)
 	now := time.Now()
 	leaf := func(ca *CA, pub ed25519.PublicKey) *x509.Certificate {
-		der, err := ca.SignNode(pub, now)
+		der, err := ca.SignNode(pub, now, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -220,6 +220,11 @@ func TestCA(t *testing.T) {
 		return c
 	}
 	cas := []*x509.Certificate{ca.Cert}
+	if der, err := ca.SignNode(pub, now, 8*time.Second); err != nil {
+		t.Error(err)
+	} else if c, _ := x509.ParseCertificate(der); c.NotAfter.Sub(c.NotBefore) != 9*time.Second {
+		t.Errorf("a life of 8 s is from %v to %v", c.NotBefore, c.NotAfter)
+	}
 	if id, err := VerifyNode(leaf(again, pub), cas, now); err != nil || id != NodeID(pub) {
 		t.Errorf("own leaf: %v", err)
 	}

@@ -97,7 +97,7 @@ func TestPinnedKeysNeedNoCertificate(t *testing.T) {
 	}
 	ca.Trust, cb.Trust = trust, trust
 	ca.Cert = nil
-	old, err := c.ca.SignNode(cb.Identity.Public(), time.Now().Add(-30*24*time.Hour))
+	old, err := c.ca.SignNode(cb.Identity.Public(), time.Now().Add(-30*24*time.Hour), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

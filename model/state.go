@@ -63,6 +63,8 @@ type Cluster struct {
 	// Sealed holds, by node id, the CA key sealed to that node (HPKE). Only raft servers have one.
 	Sealed map[string][]byte `cbor:"5,keyasint"`
 	Epoch  uint64            `cbor:"6,keyasint"`
+	// LeafLife is how long the certificates of nodes live; 0 = the default.
+	LeafLife time.Duration `cbor:"7,keyasint,omitempty"`
 }
 
 // Node is a member as admitted. What changes by itself (its address, whether gossip hears it) is not in State.

@@ -71,7 +71,7 @@ func bootstrap(cfg Config, id *mesh.Identity) (*trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := ca.SignNode(id.Public(), time.Now())
+	leaf, err := ca.SignNode(id.Public(), time.Now(), cfg.CertLife)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func bootstrap(cfg Config, id *mesh.Identity) (*trust, error) {
 	storeKey := make([]byte, 32)
 	_, _ = rand.Read(storeKey) // never fails (crypto/rand)
 	init := initPart{model.Init{Node: n, Cluster: model.Cluster{ID: cluster, Created: now, CA: ca.Cert.Raw, Epoch: 1, StoreKey: storeKey,
-		Sealed: map[string][]byte{id.ID: sealed}}}}
+		Sealed: map[string][]byte{id.ID: sealed}, LeafLife: cfg.CertLife}}}
 	b, err := cbor.Marshal(init)
 	if err != nil {
 		return nil, fmt.Errorf("encode init: %w", err)
@@ -260,7 +260,7 @@ func (n *Node) signLeafHere(key ed25519.PublicKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ca.SignNode(key, time.Now())
+	return ca.SignNode(key, time.Now(), s.Cluster.LeafLife)
 }
 
 func (n *Node) openCA(s *model.State) (*mesh.CA, error) {

@@ -39,7 +39,7 @@ type trust struct {
 	mu    sync.Mutex // guards file
 	file  clusterFile
 	ca    *x509.Certificate // guarded by mu
-	// pinned looks a key up in the node table of State; nil until raft is open. Guarded by mu.
+	// pinned looks a key up among those of the members as this node knows them; nil until mesh is opened. Guarded by mu.
 	pinned func(id string) (key []byte, removed bool)
 }
 

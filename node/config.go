@@ -26,6 +26,7 @@ type Config struct {
 	Advertise  string            // host:port told to others; default: the bind host, or the address of the default route
 	Name       string            // default: the host name
 	Bootstrap  bool              // make a new cluster
+	CertLife   time.Duration     // with Bootstrap: how long the certificates of its nodes live; default mesh.LeafLife
 	Join       []string          // addresses of members
 	Token      string            // for joining
 	Attributes map[string]string // zone and other facts
@@ -104,6 +105,12 @@ func fitsSocket(path string) error {
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
+// A certificate that lives for less is renewed all the time; one that lives for longer is of no use against lost keys.
+const (
+	minCertLife = 10 * time.Second
+	maxCertLife = 90 * 24 * time.Hour
+)
+
 // complete fills in defaults and refuses what cannot work.
 func (c Config) complete() (Config, error) {
 	if c.Dir == "" {
@@ -127,6 +134,12 @@ func (c Config) complete() (Config, error) {
 	}
 	if err := fitsSocket(paths(c.Dir).socket()); err != nil {
 		return c, err
+	}
+	switch {
+	case c.CertLife != 0 && !c.Bootstrap:
+		return c, errors.New("how long certificates live is said when the cluster is made: --cert-life goes with --bootstrap")
+	case c.CertLife != 0 && (c.CertLife < minCertLife || c.CertLife > maxCertLife):
+		return c, fmt.Errorf("certificates live from %v to %v, not %v (--cert-life)", minCertLife, maxCertLife, c.CertLife)
 	}
 	for name := range c.Attributes {
 		if strings.TrimSpace(name) == "" {

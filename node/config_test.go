@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -75,6 +76,9 @@ func TestCompleteConfig(t *testing.T) {
 		"upper case": {Config{Dir: "d", Name: "M1"}, `"M1"`},
 		"slash":      {Config{Dir: "d", Name: "a/b"}, `"a/b"`},
 		"hyphen":     {Config{Dir: "d", Name: "a-"}, `"a-"`},
+		"short life": {Config{Dir: "d", Bootstrap: true, CertLife: time.Second}, "certificates live from 10s"},
+		"long life":  {Config{Dir: "d", Bootstrap: true, CertLife: 1e6 * time.Hour}, "certificates live from 10s"},
+		"late life":  {Config{Dir: "d", CertLife: time.Hour}, "--cert-life goes with --bootstrap"},
 		"long":       {Config{Dir: "d", Name: strings.Repeat("a", 64)}, "at most 63"},
 	} {
 		if _, err := tc.cfg.complete(); err == nil || !strings.Contains(err.Error(), tc.says) {

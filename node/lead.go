@@ -1,9 +1,7 @@
 package node
 
 import (
-	"bytes"
 	"context"
-	"crypto/x509"
 	"fmt"
 	"maps"
 	"net/http"
@@ -328,40 +326,6 @@ func (n *Node) sealOnce(ctx context.Context) error {
 	return res[0].Err()
 }
 
-// renewLoop replaces this node's certificate when half of its life is over, or the cluster has a new CA.
-func (n *Node) renewLoop(ctx context.Context) error {
-	changed, stop := n.fsm.Watch()
-	defer stop()
-	again := time.Second
-	for ctx.Err() == nil {
-		f := n.trust.get()
-		due, err := leafDue(f.Leaf)
-		ca := n.fsm.State().Cluster.CA
-		if err == nil && time.Now().Before(due) && (len(ca) == 0 || bytes.Equal(ca, f.CA)) {
-			waitAny(ctx, due, changed)
-			continue
-		}
-		if err := n.renew(ctx); err != nil && ctx.Err() == nil {
-			n.log.Warn("renewing the certificate", "err", err)
-			n.pause(ctx, again)
-			again = min(2*again, 30*time.Second)
-			continue
-		}
-		again = time.Second
-	}
-	return nil
-}
-
-func (n *Node) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	leaf, err := n.signLeaf(ctx, n.id.Public())
-	if err != nil {
-		return err
-	}
-	return n.trust.certified(leaf, n.fsm.State().Cluster.CA)
-}
-
 // factsEvery is how often a node looks whether what it announces is still true.
 const factsEvery = 5 * time.Second
 
@@ -454,13 +418,4 @@ func (n *Node) handleAnnounce(ctx context.Context, body []byte) ([]byte, error) 
 		return nil, &api.Error{Code: api.CodeDenied, Message: "a node speaks for itself only"}
 	}
 	return nil, n.announceBy(ctx, what, announceTry)
-}
-
-// leafDue is when a certificate is to be renewed: at half of its life.
-func leafDue(der []byte) (time.Time, error) {
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("read the certificate: %w", err)
-	}
-	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2), nil
 }

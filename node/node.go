@@ -30,6 +30,7 @@ type Node struct {
 	dir     paths
 	id      *mesh.Identity
 	trust   *trust
+	pins    *pins
 	mesh    *mesh.Mesh
 	fsm     *raftfsm.Node
 	store   *snapshotstore.Store
@@ -160,6 +161,8 @@ func (n *Node) logClose(what string, err error) {
 
 func (n *Node) openMesh(ctx context.Context) error {
 	f := n.trust.get()
+	n.pins = n.loadPins()
+	n.trust.setPinned(n.pins.key)
 	var err error
 	n.mesh, err = mesh.Open(ctx, mesh.Config{Identity: n.id, Bind: n.cfg.Bind, Advertise: n.cfg.Advertise, Dir: n.cfg.Dir,
 		Cert: n.trust.chain, Trust: n.trust.accept, Join: n.admit, GossipKey: f.GossipKeys[0], OldGossipKeys: f.GossipKeys[1:],
@@ -195,14 +198,8 @@ func (n *Node) openRaft(context.Context) error {
 		return err
 	}
 	n.onClose(n.closeRaft)
-	known, _ := n.knownState() // while this node has no State its journal says who the members are
-	n.trust.setPinned(func(id string) ([]byte, bool) {
-		s := n.fsm.State()
-		if s.Index == 0 {
-			s = known
-		}
-		return s.Nodes.At(id).Key, s.Removed.Has(id)
-	})
+	state := n.fsm.State
+	n.pins.state.Store(&state)
 	return nil
 }
 

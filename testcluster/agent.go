@@ -154,7 +154,7 @@ func (n *Node) joinArgs() ([]string, error) {
 	}
 	via := n.c.someMember(n)
 	if via == nil {
-		return []string{"--bootstrap"}, nil
+		return append([]string{"--bootstrap"}, n.c.config.first...), nil
 	}
 	token, err := via.CreateToken()
 	if err != nil {

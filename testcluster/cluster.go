@@ -42,6 +42,7 @@ type config struct {
 	disk       int64 // bytes of each node's data directory; 0: that of the machine
 	agent      string
 	args       []string
+	first      []string // of the agent that makes the cluster
 	ignored    map[string]bool
 	invariants bool
 	cgroups    bool
@@ -61,6 +62,11 @@ func WithAgent(program string) Option { return func(c *config) { c.agent = progr
 // WithAgentArgs appends arguments to every `isonomia agent`.
 func WithAgentArgs(args ...string) Option {
 	return func(c *config) { c.args = append(c.args, args...) }
+}
+
+// WithFirstArgs appends arguments to the `isonomia agent` that makes the cluster.
+func WithFirstArgs(args ...string) Option {
+	return func(c *config) { c.first = append(c.first, args...) }
 }
 
 // WithoutInvariants leaves out the check at the end of the test.
