@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -271,6 +272,14 @@ func (c *Cluster) Start() {
 	join := func(n *Node) error { return n.startAgent() }
 	if err := c.each(c.nodes[1:], join); err != nil {
 		c.t.Fatalf("start cluster: %v", err)
+	}
+}
+
+// SetHosts makes these names, and localhost, the only ones that nodes resolve, by their /etc/hosts.
+func (c *Cluster) SetHosts(names map[string]netip.Addr) {
+	c.t.Helper()
+	if err := c.each(c.nodes, func(n *Node) error { return n.writeHosts(names) }); err != nil {
+		c.t.Fatalf("set names: %v", err)
 	}
 }
 

@@ -7,8 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -118,4 +121,74 @@ func TestAllCertificatesExpired(t *testing.T) {
 	c.AwaitMembers(3)
 	awaitRenewed(t, c.Nodes()...)
 	c.Node(2).await(t, m.WithVersion("2"), "2")
+}
+
+// TestAllAddressesChange: every node has a new address at once, so that none is where another one looks for it. The
+// cluster re-forms if the name by which nodes joined resolves anew, or if all but one are told of one address; nodes that
+// listen on all addresses and keep running need no more than one node that the others find.
+func TestAllAddressesChange(t *testing.T) {
+	const seed = "seed.example"
+	named := net.JoinHostPort(seed, strconv.Itoa(meshPort))
+	for name, tc := range map[string]struct {
+		nodes   int
+		join    string                   // to which all but the first join
+		args    []string                 // of every agent
+		restart func(first *Node) string // gives what the others are told; nil = agents go on
+	}{
+		"the name resolves":       {3, named, nil, func(*Node) string { return "" }},
+		"an address is told":      {5, "", nil, func(first *Node) string { return first.Bind() }},
+		"the agents keep running": {3, named, []string{"--bind", "0.0.0.0:" + strconv.Itoa(meshPort)}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			Require(t)
+			t.Parallel()
+			c := New(t, tc.nodes, WithAgentArgs(tc.args...))
+			first := c.Node(0)
+			c.SetHosts(map[string]netip.Addr{seed: first.Address()})
+			first.Start()
+			for _, n := range c.Nodes()[1:] {
+				n.joinAt(t, tc.join)
+			}
+			c.AwaitVoters(wantedVoters(tc.nodes))
+			m := Chain(2 * tc.nodes)
+			first.await(t, m, "1")
+			for i, n := range c.Nodes() {
+				if tc.restart != nil {
+					n.KillAgent()
+				}
+				n.ChangeAddress(nodeAddress(101 + i))
+			}
+			c.SetHosts(map[string]netip.Addr{seed: first.Address()})
+			if tc.restart != nil {
+				for i, n := range c.Nodes() {
+					join := WithJoin()
+					if told := tc.restart(first); i > 0 && told != "" {
+						join = WithJoin("--join", told)
+					}
+					n.Launch(join)
+				}
+			}
+			began := time.Now()
+			c.AwaitMembers(tc.nodes)
+			t.Logf("%d members after %v", tc.nodes, time.Since(began).Round(100*time.Millisecond))
+			settledAnswers(t, c, 1, "1")
+			t.Logf("services answer after %v", time.Since(began).Round(100*time.Millisecond))
+			c.Node(tc.nodes-1).await(t, m.WithVersion("2"), "2")
+		})
+	}
+}
+
+// joinAt starts the agent, which joins at an address; "" = as it does otherwise.
+func (n *Node) joinAt(t *testing.T, address string) {
+	t.Helper()
+	if address == "" {
+		n.Start()
+		return
+	}
+	args, err := n.joinArgs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args[1] = address
+	n.Start(WithJoin(args...))
 }

@@ -117,7 +117,7 @@ func (n *Node) bringUp(h *host) (err error) {
 	return h.setup(hostSetup{
 		Hostname: n.Name,
 		Hide:     append([]string{baseDir()}, privateDirs...),
-		Binds:    map[string]string{dataDir: n.DataDir(), etcDir: filepath.Join(n.dir, "etc"), binDir: n.c.bin},
+		Binds:    map[string]string{dataDir: n.DataDir(), etcDir: filepath.Join(n.dir, "etc"), binDir: n.c.bin, "/etc/hosts": n.hostsFile()},
 		Cgroups:  n.c.groups,
 	})
 }
@@ -132,6 +132,9 @@ func (n *Node) makeDisk() error {
 			return err
 		}
 	}
+	if err := n.writeHosts(nil); err != nil {
+		return err
+	}
 	if n.c.config.disk == 0 {
 		return nil
 	}
@@ -140,6 +143,17 @@ func (n *Node) makeDisk() error {
 		return fmt.Errorf("make disk: %w", err)
 	}
 	return nil
+}
+
+func (n *Node) hostsFile() string { return filepath.Join(n.dir, "etc", "hosts") }
+
+// writeHosts says which names the node resolves, besides localhost. The file is changed in place: it is bound.
+func (n *Node) writeHosts(names map[string]netip.Addr) error {
+	text := "127.0.0.1 localhost\n"
+	for name, address := range names {
+		text += address.String() + " " + name + "\n"
+	}
+	return os.WriteFile(n.hostsFile(), []byte(text), 0o644)
 }
 
 // PowerOff ends everything of the node at the same instant, and nothing of it,

@@ -16,7 +16,7 @@ type Setup struct {
 	Hostname string
 	// Hide lists directories that become empty and private to the host.
 	Hide []string
-	// Binds maps a directory inside the host to the one outside that it shows.
+	// Binds maps a directory inside the host, or a file that is there, to the one outside that it shows.
 	Binds map[string]string
 	// Cgroups are the hierarchies in which the host has a root of its own.
 	Cgroups []Cgroup
@@ -48,7 +48,7 @@ func setup(s Setup) error {
 	}
 	sources := map[string]*os.File{}
 	for to, from := range s.Binds {
-		f, err := os.OpenFile(from, unix.O_PATH|unix.O_DIRECTORY, 0)
+		f, err := os.OpenFile(from, unix.O_PATH, 0)
 		if err != nil {
 			return err
 		}
@@ -88,8 +88,12 @@ func hide(dirs []string) error {
 
 func bind(sources map[string]*os.File) error {
 	for to, f := range sources {
-		if err := os.MkdirAll(to, 0o755); err != nil {
+		if is, err := f.Stat(); err != nil {
 			return err
+		} else if is.IsDir() {
+			if err := os.MkdirAll(to, 0o755); err != nil {
+				return err
+			}
 		}
 		from := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
 		if err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
