@@ -169,7 +169,7 @@ func (n *Node) openMesh(ctx context.Context) error {
 		OnKeys: func(keys [][]byte) {
 			n.logClose("gossip keys", n.trust.change(func(f *clusterFile) { f.GossipKeys = keys }))
 		},
-		Tags: map[string]string{"name": n.cfg.Name, "version": Version}, Log: n.log})
+		Tags: n.tags(), Log: n.log})
 	if err != nil {
 		return err
 	}
@@ -266,6 +266,7 @@ func (n *Node) serve(ctx context.Context) error {
 	run(n.downsLoop)
 	run(n.renewLoop)
 	run(n.diskLoop)
+	run(n.faultLoop)
 	run(n.announceLoop)
 	run(func(ctx context.Context) error { n.fsm.ShapeLoop(ctx); return nil })
 	run(func(ctx context.Context) error { n.fsm.Lead(ctx, n.lead); return nil })

@@ -23,10 +23,10 @@ func (n *Node) getMembers(*http.Request) (any, error) {
 	for _, srv := range n.fsm.Servers() {
 		voters[srv.ID] = srv.Voter
 	}
-	out := api.Members{Members: []api.Member{}, Warning: cmp.Or(n.noLeader(), n.fewNodes(s))}
+	out := api.Members{Members: []api.Member{}, Warning: cmp.Or(n.noLeader(), n.faults(s, gossip), n.fewNodes(s))}
 	for id, node := range s.Nodes.All() {
 		m := api.Member{ID: id, Name: node.Name, Zone: node.Zone(), Attributes: node.Attributes, Version: node.Version,
-			Status: memberStatus(node, gossip[id], id == n.id.ID), Role: n.role(id, voters), Note: n.memberNote(node), Sick: n.sickness(node)}
+			Status: memberStatus(node, gossip[id], id == n.id.ID), Role: n.role(id, voters), Note: n.memberNote(node, gossip[id]), Sick: n.sickness(node)}
 		if addr, ok := n.mesh.Resolve(id); ok {
 			m.Address = addr
 		}
@@ -109,9 +109,12 @@ func (n *Node) role(id string, voters map[string]bool) string {
 	return "follower"
 }
 
-func (n *Node) memberNote(node model.Node) string {
+func (n *Node) memberNote(node model.Node, g mesh.Member) string {
 	if node.ID == n.id.ID && n.fsm.Err() != nil {
 		return n.fsm.Err().Error()
+	}
+	if fault := faultOf(node, g); fault != "" {
+		return fault
 	}
 	if node.StateMax < n.fsm.State().Version {
 		return "node " + node.Name + " must be upgraded"
@@ -183,7 +186,7 @@ func (n *Node) status(ctx context.Context, s *model.State, system string, stale 
 	sys := s.Systems.At(system)
 	in, _ := s.Intent(system, sys.Intent)
 	out := api.Status{Cluster: s.Cluster.ID, System: system, Generation: sys.Generation, Index: s.Index, Stale: stale,
-		Outcome: string(in.Outcome), Why: in.Reason, Instances: []api.Instance{}, Warning: n.fewNodes(s), Sick: n.sickNodes(s)}
+		Outcome: string(in.Outcome), Why: in.Reason, Instances: []api.Instance{}, Warning: cmp.Or(n.faults(s, n.gossip()), n.fewNodes(s)), Sick: n.sickNodes(s)}
 	if l := n.fsm.Leader(); l != "" {
 		out.Leader = s.NodeName(l)
 	}

@@ -3,7 +3,6 @@ package raftfsm
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -36,23 +35,10 @@ type feeds struct {
 	open map[string]*feed // by the follower's id
 	all  chan struct{}    // a place per connection
 	wg   sync.WaitGroup
-
-	sumMu sync.Mutex // held while a digest is computed, so that many followers cost one
-	sumOf *model.State
-	sum   [sha256.Size]byte
 }
 
 func newFeeds() *feeds {
 	return &feeds{open: map[string]*feed{}, all: make(chan struct{}, mostInsist+maxUnhello)}
-}
-
-func (fs *feeds) digest(s *model.State) [sha256.Size]byte {
-	fs.sumMu.Lock()
-	defer fs.sumMu.Unlock()
-	if fs.sumOf != s {
-		fs.sumOf, fs.sum = s, Digest(s)
-	}
-	return fs.sum
 }
 
 // enter takes a follower on if there is room. An older feed of the same follower ends: it has noticed what we have not.
@@ -133,6 +119,9 @@ func (n *Node) serveFeed(ctx context.Context, c net.Conn) error {
 	_ = c.SetReadDeadline(time.Time{})
 	f := &feed{n: n, to: to, at: to.index, checked: to.index, conn: c, ctx: ctx, end: cancel, pings: make(chan struct{}, 1)}
 	f.w = bufio.NewWriterSize(f, feedBufBytes)
+	if to.compare {
+		return n.answerSum(f)
+	}
 	return f.serve()
 }
 
@@ -376,7 +365,7 @@ func (f *feed) entries(l *line) error {
 // check has the follower, which is at s, compare.
 func (f *feed) check(s *model.State) error {
 	f.checked = s.Index
-	return writeFrame(f.w, frameCheck, check{s.Index, f.n.feeds.digest(s)}.encode())
+	return writeFrame(f.w, frameCheck, check{s.Index, f.n.sums.digest(s)}.encode())
 }
 
 func (f *feed) checkpoint(s *model.State) error {

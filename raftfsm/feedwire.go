@@ -91,19 +91,32 @@ type hello struct {
 	epoch  uint64 // of the cluster, by its State
 	index  uint64 // of its State; 0 = it has none
 	insist bool   // every server is full: be fuller
+	// compare asks for nothing but the digest of the State of that index, and says what it is here.
+	compare bool
+	digest  [sha256.Size]byte
 }
 
-const helloInsist = 1
+const (
+	helloInsist  = 1
+	helloCompare = 2
+)
 
-// encode gives version(1) flags(1) epoch(8) index(8) length of id(1) id.
+// encode gives version(1) flags(1) epoch(8) index(8) length of id(1) id, and with helloCompare digest(32).
 func (h hello) encode() []byte {
 	flags := byte(0)
 	if h.insist {
-		flags = helloInsist
+		flags |= helloInsist
+	}
+	if h.compare {
+		flags |= helloCompare
 	}
 	out := binary.BigEndian.AppendUint64([]byte{feedVersion, flags}, h.epoch)
 	out = binary.BigEndian.AppendUint64(out, h.index)
-	return append(append(out, byte(len(h.id))), h.id...)
+	out = append(append(out, byte(len(h.id))), h.id...)
+	if h.compare {
+		out = append(out, h.digest[:]...)
+	}
+	return out
 }
 
 func readHello(r io.Reader) (h hello, err error) {
@@ -121,8 +134,14 @@ func readHello(r io.Reader) (h hello, err error) {
 	if len(id) == 0 {
 		return h, errors.New("a follower has no id")
 	}
-	return hello{id: string(id), epoch: binary.BigEndian.Uint64(head[2:]), index: binary.BigEndian.Uint64(head[10:]),
-		insist: head[1]&helloInsist != 0}, nil
+	h = hello{id: string(id), epoch: binary.BigEndian.Uint64(head[2:]), index: binary.BigEndian.Uint64(head[10:]),
+		insist: head[1]&helloInsist != 0, compare: head[1]&helloCompare != 0}
+	if h.compare {
+		if _, err := io.ReadFull(r, h.digest[:]); err != nil {
+			return h, fmt.Errorf("read a follower's digest: %w", noEOF(err))
+		}
+	}
+	return h, nil
 }
 
 // pingByte asks for a status at once. It is all that a follower says after its hello.

@@ -36,13 +36,18 @@ const (
 )
 
 // DivergedError says that this node's State is another than that of the raft servers with the same index. The node keeps
-// it, keeps its services running, and follows no more; what it stored is set aside, so that a restart begins anew.
+// it, keeps its services running, and applies no more. What a follower stored is set aside, so that a restart begins anew; a
+// raft server goes on storing the log and voting, and begins anew by BeginAnew.
 type DivergedError struct {
-	Index  uint64
-	Server string // that it was compared with
+	Index   uint64
+	Server  string // that it was compared with
+	Earlier bool   `json:"-"` // it was found before this node was started
 }
 
 func (e *DivergedError) Error() string {
+	if e.Earlier {
+		return fmt.Sprintf("State differed from that of server %.8s at entry %d: this node begins anew when there is a leader", e.Server, e.Index)
+	}
 	return fmt.Sprintf("State differs from that of server %.8s at entry %d: restart this agent, and report this", e.Server, e.Index)
 }
 
@@ -580,11 +585,17 @@ func (s *session) check(body []byte) error {
 	} else {
 		sum = Digest(st)
 	}
-	if sum != c.digest {
-		m.fail(&DivergedError{Index: c.index, Server: s.id})
-		s.f.store.setAside()
+	if sum == c.digest {
+		return nil
 	}
-	return nil
+	ctx, cancel := context.WithTimeout(context.Background(), compareTime)
+	defer cancel()
+	if err := s.f.n.arbitrate(ctx, st); err != nil {
+		s.f.n.diverge(err)
+		s.f.store.setAside()
+		return nil
+	}
+	return fmt.Errorf("server %s has a State of its own at %d", s.id, c.index)
 }
 
 // tooLong and worthSaving say how much there is to replay at a start: more than should be, or enough to be rid of it

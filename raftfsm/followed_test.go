@@ -202,6 +202,7 @@ func TestFollowedOnAFullDisk(t *testing.T) {
 
 func FuzzFeed(f *testing.F) {
 	f.Add(hello{id: "n1", epoch: 2, index: 7, insist: true}.encode())
+	f.Add(hello{id: "n1", epoch: 2, index: 7, compare: true, digest: [32]byte{1}}.encode())
 	var b bytes.Buffer
 	st, _ := replyModes.enc.Marshal(feedStatus{Leader: "n1", Servers: []toldServer{{ID: "n1", Voter: true}}})
 	re, _ := replyModes.enc.Marshal(refusal{Reason: reasonFull, Servers: []toldServer{{ID: "n2"}}})

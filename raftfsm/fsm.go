@@ -30,6 +30,9 @@ type machine struct {
 
 	line atomic.Pointer[line]        // what raft's log led to; never nil
 	mark atomic.Pointer[model.State] // that of line whose index last passed a multiple of every; nil = none yet
+	// markBefore is the mark before, for servers that compare and are a little behind.
+	markBefore atomic.Pointer[model.State]
+	marked     chan struct{} // capacity 1: there is a new mark
 
 	mu     sync.Mutex                  // held while state is replaced
 	state  atomic.Pointer[model.State] // never nil
@@ -53,7 +56,7 @@ type line struct {
 type failure struct{ err error }
 
 func newMachine(apply ApplyFunc, every uint64, log *slog.Logger) *machine {
-	m := &machine{apply: apply, every: every, log: log, stop: make(chan struct{})}
+	m := &machine{apply: apply, every: every, log: log, stop: make(chan struct{}), marked: make(chan struct{}, 1)}
 	m.state.Store(&model.State{})
 	m.line.Store(&line{state: m.state.Load()})
 	m.news.init()
@@ -109,7 +112,11 @@ func (m *machine) entry(s *model.State, l *raft.Log) (*model.State, any) {
 		return s, err
 	}
 	if m.every > 0 && next.Index/m.every != s.Index/m.every {
-		m.mark.Store(next)
+		m.markBefore.Store(m.mark.Swap(next))
+		select {
+		case m.marked <- struct{}{}:
+		default:
+		}
 	}
 	return next, results
 }

@@ -150,6 +150,8 @@ type Node struct {
 	handing handing
 	feeds   *feeds
 	follow  *following
+	sums    sums
+	doubted chan *model.State // capacity 1: another server has another State than this one
 
 	fit        atomic.Int32 // a Fitness
 	gate       gate
@@ -182,6 +184,7 @@ func Open(cfg Config) (*Node, error) {
 	n.loops.Go(n.watchLeadership)
 	n.loops.Go(n.serveFeeds)
 	n.loops.Go(n.follow.run)
+	n.loops.Go(n.compareLoop)
 	return n, nil
 }
 
@@ -192,10 +195,13 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: cfg.Log, machine: newMachine(cfg.Apply, cfg.Checkpoints.Entries, cfg.Log), disk: newDisk(cfg.Timing, cfg.disk, cfg.Log),
 		wedge: newWedge(cfg.Timing, cfg.Log), pulse: newPulse(cfg.Timing.sure()),
-		closing: make(chan struct{}), dead: make(chan struct{})}
+		doubted: make(chan *model.State, 1), closing: make(chan struct{}), dead: make(chan struct{})}
 	n.calls.init()
 	n.feeds, n.follow = newFeeds(), newFollowing(n)
 	var err error
+	if err = beginAnew(cfg.Dir); err != nil {
+		return nil, err
+	}
 	if n.stores, err = openStores(cfg.Dir, n.disk, hlog); err != nil {
 		return nil, err
 	}
@@ -208,7 +214,11 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 	}
 	n.streams = newStreams(cfg.ID, cfg.Listener, cfg.Dial, n.epoch)
 	n.trans = newTransport(n.streams, cfg.Timing, hlog, n.silent, n.Eligible, n.memory)
-	if err = n.loadFollowed(); err == nil {
+	err = n.loadFollowed()
+	if was := earlier(cfg.Dir); was != nil && err == nil {
+		n.machine.fail(was)
+	}
+	if err == nil {
 		n.epoch.hear(n.State().Cluster.Epoch)
 		n.raft, err = n.startRaft(conf)
 	}
