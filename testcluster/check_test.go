@@ -121,6 +121,10 @@ var planted = []struct {
 		insert(o, 4, Event{Seq: 8, At: second(10), Kind: EventFault, Node: "n1", Detail: faultAgentKilled},
 			Event{Seq: 9, At: second(11), Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "5"})
 	}},
+	{"stopped though it must be alone", RuleStopOrder, "a@1 was stopped", func(o *Observation) {
+		insert(o, 4, Event{Seq: 9, Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "5"})
+		o.Holds = append(o.Holds, Hold{Service: "a", Node: "n1", Boot: "a1", Epoch: "5", From: 7, To: 8})
+	}},
 	{"active without process", RuleState, "b is active on n1, but has no process", func(o *Observation) {
 		o.Nodes[0].Processes = o.Nodes[0].Processes[:2]
 	}},
@@ -193,6 +197,13 @@ func TestExcuses(t *testing.T) {
 			insert(o, 4, Event{Seq: 8, Kind: EventFault, Node: "n1", Detail: "power off"},
 				Event{Seq: 9, Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "4"},
 				Event{Seq: 9, Kind: EventReady, Service: "a", Version: "1", Node: "n1", Boot: "a3", Epoch: "7"})
+		},
+		"lease ended while the agent was dead": func(o *Observation) {
+			insert(o, 4, Event{Seq: 6, At: second(10), Kind: EventFault, Node: "n1", Detail: faultAgentKilled},
+				Event{Seq: 7, At: second(11), Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "5"},
+				Event{Seq: 8, At: second(11), Kind: EventFault, Node: "n1", Detail: agentStarted},
+				Event{Seq: 9, Kind: EventReady, Service: "a", Version: "1", Node: "n1", Boot: "a3", Epoch: "7"})
+			o.Holds = append(o.Holds, Hold{Service: "a", Node: "n1", Boot: "a1", Epoch: "5", From: 5, To: 6})
 		},
 		"dependent counted as lost": func(o *Observation) {
 			insert(o, 4, Event{Seq: 6, At: second(10), Kind: EventFault, Node: "n1", Detail: faultAgentKilled},

@@ -17,6 +17,7 @@ const (
 	faultAgentStopped = "agent stopped"
 	faultAgentFrozen  = "agent frozen"
 	faultThawed       = "thawed"
+	faultKeeperKilled = "keeper killed"
 	faultPowerOff     = "power off"
 	agentStarted      = "agent started"
 )
@@ -129,11 +130,16 @@ func (d Dep) is(e Event) bool {
 }
 
 // stopOrder: who is told to stop has no dependent that still runs. Not meant
-// are restarts in place, and dependents on nodes to which something happened.
+// are restarts in place, who must be alone and ends with the lease of a node
+// whose agent is dead, and dependents on nodes to which something happened.
 func stopOrder(o Observation) (bad []string) {
 	h := newHistory(o.Events)
+	alone := map[string]bool{} // by boot
+	for _, hold := range o.Holds {
+		alone[hold.Boot] = true
+	}
 	for _, stop := range o.Events {
-		if stop.Kind != EventStop || h.lastStart[stop.claim()] > stop.Seq {
+		if stop.Kind != EventStop || h.lastStart[stop.claim()] > stop.Seq || alone[stop.Boot] && h.agentless(stop) {
 			continue
 		}
 		for _, start := range h.dependents(stop) {
@@ -169,7 +175,18 @@ func (h *history) spokenByTheDead(e Event) bool {
 	dead := false
 	for _, f := range h.faults[e.Node] {
 		if f.Seq < e.Seq {
-			dead = f.Detail == faultPowerOff
+			dead = f.Detail == faultPowerOff || f.Detail == faultKeeperKilled
+		}
+	}
+	return dead
+}
+
+// agentless says whether the agent of the node of e was dead then: who is told to end there hears it from the keeper.
+func (h *history) agentless(e Event) bool {
+	dead := false
+	for _, f := range h.faults[e.Node] {
+		if f.Seq < e.Seq {
+			dead = f.Detail == faultAgentKilled || f.Detail == faultAgentStopped
 		}
 	}
 	return dead

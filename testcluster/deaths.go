@@ -44,6 +44,34 @@ func (n *Node) KillAgent() {
 	<-a.exited
 }
 
+// KillAgentAndKeeper ends the agent with SIGKILL, and then what it leaves behind: the keeper, and with it the services.
+func (n *Node) KillAgentAndKeeper() {
+	n.c.t.Helper()
+	n.KillAgent()
+	n.c.observer.Fault(n.Name, faultKeeperKilled)
+	if err := n.signalKeepers(syscall.SIGKILL); err != nil {
+		n.c.t.Fatalf("kill keeper of %s: %v", n.Name, err)
+	}
+}
+
+// signalKeepers signals every process of ours but the agent; there may be none.
+func (n *Node) signalKeepers(sig syscall.Signal) error {
+	h, err := n.running()
+	if err != nil {
+		return err
+	}
+	processes, err := h.processes()
+	for _, p := range processes {
+		if !p.isKeeper() {
+			continue
+		}
+		if e := h.signal(p.PID, sig); e != nil && !gone(e) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
 // signalAgent signals the agent itself, not a wrapper around it.
 func (n *Node) signalAgent(sig syscall.Signal) error {
 	h, err := n.running()

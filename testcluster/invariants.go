@@ -117,19 +117,9 @@ func (n *Node) EndServices() {
 }
 
 func (n *Node) endServices() error {
-	h, err := n.running()
-	if err != nil {
+	if _, err := n.running(); err != nil {
 		return nil // nothing runs
 	}
-	processes, err := h.processes()
-	if err != nil {
-		return err
-	}
 	n.c.observer.Fault(n.Name, "services ended")
-	for _, p := range processes {
-		if p.isKeeper() {
-			err = errors.Join(err, h.signal(p.PID, syscall.SIGTERM))
-		}
-	}
-	return err
+	return n.signalKeepers(syscall.SIGTERM)
 }

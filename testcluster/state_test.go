@@ -28,6 +28,8 @@ type writer struct {
 	service string
 	stop    context.CancelFunc
 	done    sync.WaitGroup
+	random  *rand.Rand    // not nil: it goes on from another node after a failure
+	rest    time.Duration // between two writes
 
 	mu    sync.Mutex
 	acked []int
@@ -47,22 +49,26 @@ func (w *writer) end() {
 func (w *writer) run(ctx context.Context) {
 	url := ""
 	client := w.from.HTTP(2 * time.Second)
-	defer client.CloseIdleConnections()
 	for n := len(w.acked) + 1; ctx.Err() == nil; {
 		if url == "" {
 			url, _ = w.where()
 		}
 		err := post(context.WithoutCancel(ctx), client, url, strconv.Itoa(n)) // a write under way is not cut off
-		if err != nil {
-			url = ""
-			select {
-			case <-time.After(5 * time.Millisecond): // between two looks for where the service is
-			case <-ctx.Done():
-			}
-			continue
+		rest := w.rest
+		if err == nil {
+			w.ack(n)
+			n++
+		} else {
+			url, rest = "", 5*time.Millisecond // between two looks for where the service is
 		}
-		w.ack(n)
-		n++
+		if up := w.c.Up(); err != nil && w.random != nil && len(up) > 0 {
+			w.from = up[w.random.IntN(len(up))]
+			client = w.from.HTTP(2 * time.Second)
+		}
+		select {
+		case <-time.After(rest):
+		case <-ctx.Done():
+		}
 	}
 }
 
