@@ -94,6 +94,9 @@ func (k *kills) round(number int) {
 	died := time.Now()
 	k.awaitDeployed(killed)
 	deployedAfter := k.d.ackAfter(killed).Sub(killed)
+	if deployedAfter > time.Second {
+		k.t.Logf("a deployment took long:\n%s", k.d.since(killed))
+	}
 	if long {
 		time.Sleep(8*time.Second + k.upTo(3*time.Second))
 	} else {
@@ -193,7 +196,7 @@ func (k *kills) awaitDeployed(after time.Time) {
 	k.t.Helper()
 	Await(k.t, "an acknowledged deployment", smokeTimeout, func() error {
 		if k.d.ackAfter(after).IsZero() {
-			return fmt.Errorf("none; the last failure: %v", k.d.failure())
+			return fmt.Errorf("none: %s", k.d.since(after))
 		}
 		return nil
 	})
@@ -383,14 +386,15 @@ type deployer struct {
 	changes []change // in order; the number is what the history says as the reason
 	via     *Node    // the deployment under way; nil: none
 	cancel  context.CancelFunc
-	last    error // the newest failure
 }
 
 // change is one deployment that was asked for.
 type change struct {
 	versions   map[string]string
+	via        string
 	generation uint64 // 0: it was not acknowledged
-	began, at  time.Time
+	failure    error
+	began, at  time.Time // at: when the answer came
 }
 
 func newDeployer(t *testing.T, c *Cluster, random *rand.Rand) *deployer {
@@ -465,7 +469,7 @@ func (d *deployer) deploy(via *Node) {
 	for _, s := range d.model.Services {
 		versions[s.Name] = s.Version
 	}
-	d.changes = append(d.changes, change{versions: versions, began: time.Now()})
+	d.changes = append(d.changes, change{versions: versions, via: via.Name, began: time.Now()})
 	ctx, cancel := context.WithTimeout(d.t.Context(), deployTimeout)
 	d.via, d.cancel = via, cancel
 	d.mu.Unlock()
@@ -481,11 +485,8 @@ func (d *deployer) deploy(via *Node) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.via = nil
-	if err != nil {
-		d.last = fmt.Errorf("through %s: %w", via.Name, err)
-		return
-	}
-	d.changes[number].generation, d.changes[number].at = reply.Generation, time.Now()
+	c := &d.changes[number]
+	c.generation, c.failure, c.at = reply.Generation, err, time.Now()
 }
 
 // write replaces the model, and leaves the packages as they are.
@@ -603,10 +604,21 @@ func (d *deployer) ackAfter(moment time.Time) time.Time {
 	return time.Time{}
 }
 
-func (d *deployer) failure() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.last
+// since tells of all deployments that were asked for after a moment.
+func (d *deployer) since(moment time.Time) string {
+	var said []string
+	for _, c := range d.copy() {
+		switch after := c.began.Sub(moment).Round(time.Millisecond); {
+		case after < 0:
+		case c.at.IsZero():
+			said = append(said, fmt.Sprintf("%v: asked %s", after, c.via))
+		case c.failure != nil:
+			said = append(said, fmt.Sprintf("%v: asked %s for %v: %v", after, c.via, c.at.Sub(c.began).Round(time.Millisecond), c.failure))
+		default:
+			said = append(said, fmt.Sprintf("%v: asked %s for %v: generation %d", after, c.via, c.at.Sub(c.began).Round(time.Millisecond), c.generation))
+		}
+	}
+	return strings.Join(said, "\n")
 }
 
 func (d *deployer) asked() int { return len(d.copy()) }
