@@ -322,11 +322,15 @@ func (n *Node) askLeaderOnce(ctx context.Context, req origin) (api.DeployReply, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	b, err := n.peers.call(ctx, n.fsm.Leader(), http.MethodPost, "/v1/compose", mustJSON(req))
-	if err != nil {
-		return api.DeployReply{}, err
-	}
+	var b []byte
+	err := n.fsm.WithLeader(ctx, func(ctx context.Context, leader string) (err error) {
+		b, err = n.peers.call(ctx, leader, http.MethodPost, "/v1/compose", mustJSON(req))
+		return err
+	})
 	var rep api.DeployReply
+	if err != nil {
+		return rep, err
+	}
 	if err := json.Unmarshal(b, &rep); err != nil {
 		return rep, fmt.Errorf("decode the leader's answer: %w", err)
 	}

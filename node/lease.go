@@ -122,13 +122,14 @@ func (n *Node) renewLease(ctx context.Context) error {
 }
 
 func (n *Node) askLease(ctx context.Context, epoch uint64) error {
-	leader := n.fsm.Leader()
-	if leader == n.id.ID {
-		return n.grantLease(ctx, n.id.ID, epoch)
-	}
-	body, _ := json.Marshal(epoch) // a number always encodes
-	_, err := n.peers.call(ctx, leader, http.MethodPost, "/lease", body)
-	return err
+	return n.fsm.WithLeader(ctx, func(ctx context.Context, leader string) error {
+		if leader == n.id.ID {
+			return n.grantLease(ctx, n.id.ID, epoch)
+		}
+		body, _ := json.Marshal(epoch) // a number always encodes
+		_, err := n.peers.call(ctx, leader, http.MethodPost, "/lease", body)
+		return err
+	})
 }
 
 func (n *Node) handleLease(ctx context.Context, body []byte) ([]byte, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"sync"
@@ -137,19 +138,47 @@ func (n *Node) spread(ctx context.Context, trees []string) error {
 	return n.copyTo(ctx, trees, holders-1)
 }
 
+// answerTime is how long a node may take for a sign of life before another one is asked for what any can do.
+const answerTime = 300 * time.Millisecond
+
+// answering puts those that give no sign of life last: State does not have a node down from the moment it dies. It probes
+// one after the other as they are asked for, so that who is content with the first probes no other.
+func (n *Node) answering(ctx context.Context, ids []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		var silent []string
+		for _, id := range ids {
+			probe, cancel := context.WithTimeout(ctx, answerTime)
+			err := n.mesh.Probe(probe, id)
+			cancel()
+			if err != nil {
+				silent = append(silent, id)
+			} else if !yield(id) {
+				return
+			}
+		}
+		for _, id := range silent {
+			if !yield(id) {
+				return
+			}
+		}
+	}
+}
+
 // copyTo asks other nodes, the leader first, to hold the trees, until enough do.
 func (n *Node) copyTo(ctx context.Context, trees []string, want int) error {
+	if want <= 0 {
+		return nil
+	}
 	var last error
 	s := n.fsm.State()
-	for _, id := range n.holdersFor(s) {
-		if want == 0 {
-			return nil
-		}
+	for id := range n.answering(ctx, n.holdersFor(s)) {
 		ctx, cancel := context.WithTimeout(ctx, fetchPatience)
 		err := n.peers.hold(ctx, id, trees)
 		cancel()
 		if err == nil {
-			want--
+			if want--; want == 0 {
+				return nil
+			}
 			continue
 		}
 		n.log.Warn("copying packages", "to", s.NodeName(id), "err", err)

@@ -273,3 +273,14 @@ func TestHalfRemovedPackagesAreSwept(t *testing.T) {
 		t.Errorf("%v, %v", entries, err)
 	}
 }
+
+// A node that died a moment ago, which State does not know yet, is asked last.
+func TestWhoAnswersIsAskedFirst(t *testing.T) {
+	t.Parallel()
+	one := startNode(t, "one", nil)
+	two := startNode(t, "two", one)
+	nobody := strings.Repeat("a", len(two.id.ID))
+	if got, want := slices.Collect(one.answering(t.Context(), []string{nobody, two.id.ID})), []string{two.id.ID, nobody}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"strings"
 	"testing"
 	"time"
 
@@ -381,5 +382,30 @@ func TestOtherTerm(t *testing.T) {
 	}
 	if _, err := m.ProposeLocal(c.ctx, set("k", "now")); err != nil || value(m.State(), "k") != "now" {
 		t.Errorf("ProposeLocal: %v", err)
+	}
+}
+
+// Who asks a leader that does not answer is told as soon as another leads.
+func TestWithLeaderEndsWithTheLeader(t *testing.T) {
+	t.Parallel()
+	c := grown(t, 3, nil)
+	old := c.leader()
+	asker := c.others(old)[0]
+	asked := make(chan string, 1)
+	done := make(chan error, 1)
+	go func() {
+		done <- asker.WithLeader(c.ctx, func(ctx context.Context, leader string) error {
+			asked <- leader
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+	}()
+	if leader := <-asked; leader != old.id {
+		t.Fatalf("%s was asked, not %s", leader, old.id)
+	}
+	c.isolate(old.id)
+	l := c.leader(c.others(old)...)
+	if err := <-done; c.ctx.Err() != nil || err == nil || !strings.Contains(err.Error(), l.id) {
+		t.Errorf("after %s leads: %v, %v", l.id, err, c.ctx.Err())
 	}
 }

@@ -110,6 +110,17 @@ func (n *Node) cut(ctx context.Context, r role, f func(context.Context) error) e
 	return f(ctx)
 }
 
+// WithLeader calls f with the id of the leader of the moment and a context that ends as soon as another is known: who asks
+// a leader that died must not wait for it longer than the others do. It returns what f does, or ErrNoQuorum when no leader
+// is known.
+func (n *Node) WithLeader(ctx context.Context, f func(ctx context.Context, leader string) error) error {
+	r, _ := n.roles.look()
+	if r.Leader == "" {
+		return fmt.Errorf("%w: %w", ErrNoQuorum, errNoLeader)
+	}
+	return n.cut(ctx, r, func(ctx context.Context) error { return f(ctx, r.Leader) })
+}
+
 // proposal is one entry on its way, the same bytes at every try.
 type proposal struct {
 	n     *Node
