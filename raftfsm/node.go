@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -232,6 +233,7 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 	n.stores.stable.on.Store(true)
 	n.stopRaft = sync.OnceValue(n.raft.Shutdown)
 	n.roles = newRoles(cfg.ID, n.raft)
+	n.trans.pursue(n.pursues)
 	return n, nil
 }
 
@@ -299,6 +301,12 @@ func (n *Node) DiskFault() error { return n.disk.fault() }
 
 // silent says that this server, if it leads, must not keep others from electing a better one.
 func (n *Node) silent() bool { return n.disk.stalled() || n.wedge.wedged() }
+
+// pursues says that this server leads in a term and another is one of its raft servers.
+func (n *Node) pursues(id raft.ServerID, term uint64) bool {
+	r, _ := n.roles.look()
+	return r.Leading && r.Term == term && slices.ContainsFunc(n.configuration(), func(s raft.Server) bool { return s.ID == id })
+}
 
 // DiskStall is how long the log write under way has taken, 0 when there is none.
 func (n *Node) DiskStall() time.Duration { return n.disk.underWay() }

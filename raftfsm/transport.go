@@ -2,6 +2,7 @@ package raftfsm
 
 import (
 	"errors"
+	"io"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 var (
 	errSilent     = errors.New("this server leaves leading to others: its disk is stalled, or its raft is wedged")
 	errIneligible = errors.New("this server may not lead")
+	errGivenUp    = errors.New("nothing more is sent to the server")
 	errNoAnswer   = errors.New("no answer from the server that was to take leadership")
 )
 
@@ -24,6 +26,8 @@ var (
 // cannot decode); the server goes on storing the log and voting for others.
 // It holds a heartbeat back until one is due: raft sends one every 25 to 50 ms beside the requests for entries every 50
 // to 100 ms, which say the same, and each wakes two idle processes.
+// It holds requests for entries back from a server that does not answer until it answers a heartbeat: raft doubles its
+// pause with every such request that failed, up to 10 s, and keeps to it when the server is back.
 type transport struct {
 	*raft.NetworkTransport
 	pace     time.Duration // longest silence towards a server that answers
@@ -37,6 +41,9 @@ type transport struct {
 
 	mu      sync.Mutex // guards what follows
 	peers   map[raft.ServerID]contact
+	lost    map[raft.ServerID]contact // requests for entries that failed last: term and sent; none after an answer
+	back    chan struct{}             // closed when one of lost answers
+	pursued func(id raft.ServerID, term uint64) bool
 	waiting int           // how many need heartbeats at once
 	hurry   chan struct{} // closed when somebody begins to
 }
@@ -60,8 +67,8 @@ func newTransport(s raft.StreamLayer, timing Timing, log hclog.Logger, silent, e
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: s, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: timing.RPC, Logger: log, MsgpackUseNewTimeFormat: true})
 	t := &transport{NetworkTransport: inner, pace: timing.Heartbeat * 3 / 10, handover: timing.Election, silent: silent, eligible: eligible, memory: memory,
-		rpcs: make(chan raft.RPC), done: make(chan struct{}), hurry: make(chan struct{}),
-		peers: map[raft.ServerID]contact{}}
+		rpcs: make(chan raft.RPC), done: make(chan struct{}), hurry: make(chan struct{}), back: make(chan struct{}),
+		peers: map[raft.ServerID]contact{}, lost: map[raft.ServerID]contact{}}
 	go t.receive()
 	return t
 }
@@ -127,15 +134,76 @@ func (t *transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req
 	if t.silent() {
 		return errSilent
 	}
-	if isHeartbeat(req) {
+	heartbeat := isHeartbeat(req)
+	if heartbeat {
 		t.hold(id, req.Term)
+	} else if !t.regain(id, req.Term) {
+		return errGivenUp
 	}
 	sent := time.Now()
 	err := t.NetworkTransport.AppendEntries(id, addr, req, resp)
-	if err == nil && resp.Term == req.Term {
+	switch {
+	case err == nil && resp.Term == req.Term:
 		t.note(id, contact{term: req.Term, sent: sent, last: resp.LastLog, took: time.Since(sent)})
+	case err != nil && !heartbeat:
+		t.lose(id, contact{term: req.Term, sent: time.Now()})
 	}
 	return err
+}
+
+// InstallSnapshot sends a checkpoint.
+func (t *transport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if !t.regain(id, req.Term) {
+		return errGivenUp
+	}
+	err := t.NetworkTransport.InstallSnapshot(id, addr, req, resp, data)
+	if err != nil {
+		t.lose(id, contact{term: req.Term, sent: time.Now()})
+	}
+	return err
+}
+
+// pursue says how the transport learns whether this server still leads in a term and has to do with another server.
+// Before it is called nothing is held back.
+func (t *transport) pursue(pursued func(id raft.ServerID, term uint64) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pursued = pursued
+}
+
+// regainLook is how often who waits for a server looks whether it still has to.
+const regainLook = 100 * time.Millisecond
+
+// regain waits until a server of which a request failed has answered something that was sent later. It returns false when
+// nothing more is to be sent in the term.
+func (t *transport) regain(id raft.ServerID, term uint64) bool {
+	for {
+		t.mu.Lock()
+		l, lost := t.lost[id]
+		back, pursued := t.back, t.pursued
+		t.mu.Unlock()
+		if !lost || l.term != term || pursued == nil {
+			return true
+		}
+		if !pursued(id, term) {
+			return false
+		}
+		look := time.NewTimer(regainLook)
+		select {
+		case <-back:
+		case <-look.C:
+		case <-t.done:
+			look.Stop()
+			return false
+		}
+		look.Stop()
+	}
+}
+
+func (t *transport) lose(id raft.ServerID, c contact) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lost[id] = c
 }
 
 // isHeartbeat says whether a request carries nothing and asks nothing about the log.
@@ -189,6 +257,11 @@ func (t *transport) urgent() (done func()) {
 func (t *transport) note(id raft.ServerID, c contact) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if l, lost := t.lost[id]; lost && l.sent.Before(c.sent) {
+		delete(t.lost, id)
+		close(t.back)
+		t.back = make(chan struct{})
+	}
 	have := t.peers[id]
 	if c.slow = have.slow; c.took > t.pace/8 {
 		c.slow = time.Now()

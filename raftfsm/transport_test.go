@@ -1,6 +1,7 @@
 package raftfsm
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,4 +77,42 @@ func TestWhatAHeartbeatIs(t *testing.T) {
 	if !isHeartbeat(&raft.AppendEntriesRequest{Term: 3, RPCHeader: raft.RPCHeader{Addr: []byte("a")}}) {
 		t.Error("a heartbeat is none")
 	}
+}
+
+// What failed is tried again when the server answers a heartbeat, neither before nor long after.
+func TestEntriesWaitForAServerThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tr := &transport{done: make(chan struct{}), back: make(chan struct{}), peers: map[raft.ServerID]contact{}, lost: map[raft.ServerID]contact{}}
+		var ended atomic.Bool
+		tr.pursue(func(id raft.ServerID, term uint64) bool { return !ended.Load() && id == "b" && term == 3 })
+		regained := func(term uint64) (time.Duration, bool) {
+			start := time.Now()
+			ok := tr.regain("b", term)
+			return time.Since(start), ok
+		}
+		after := func(d time.Duration, f func()) { go func() { time.Sleep(d); f() }() }
+		want := func(what string, term uint64, d time.Duration, ok bool) {
+			t.Helper()
+			if got, now := regained(term); got != d || now != ok {
+				t.Errorf("%s: %v after %v, not %v after %v", what, now, got, ok, d)
+			}
+		}
+		want("nothing failed", 3, 0, true)
+		sent := time.Now()
+		time.Sleep(time.Millisecond)
+		tr.lose("b", contact{term: 3, sent: time.Now()})
+		time.Sleep(time.Millisecond)
+		after(time.Minute, func() { tr.note("b", contact{term: 3, sent: sent}) }) // to what was sent before
+		after(5*time.Minute+time.Millisecond, func() { tr.note("b", contact{term: 3, sent: time.Now()}) })
+		want("another term", 4, 0, true)
+		want("no answer for 5 minutes", 3, 5*time.Minute+time.Millisecond, true)
+		want("it is back", 3, 0, true)
+		tr.lose("b", contact{term: 3, sent: time.Now()})
+		after(time.Second+time.Millisecond, func() { ended.Store(true) })
+		want("leadership ended", 3, time.Second+regainLook, false)
+		ended.Store(false)
+		after(time.Second, func() { close(tr.done) })
+		want("the transport ended", 3, time.Second, false)
+	})
 }

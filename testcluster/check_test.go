@@ -121,6 +121,12 @@ var planted = []struct {
 		insert(o, 4, Event{Seq: 8, At: second(10), Kind: EventFault, Node: "n1", Detail: faultAgentKilled},
 			Event{Seq: 9, At: second(11), Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "5"})
 	}},
+	{"stopped long after its agent was away", RuleStopOrder, "a@1 was stopped", func(o *Observation) {
+		insert(o, 4, Event{Seq: 7, At: second(10), Kind: EventFault, Node: "n1", Detail: faultAgentKilled},
+			Event{Seq: 8, At: second(11), Kind: EventFault, Node: "n1", Detail: agentStarted},
+			Event{Seq: 9, At: second(17), Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "5"})
+		o.Holds = append(o.Holds, Hold{Service: "a", Node: "n1", Boot: "a1", Epoch: "5", From: 5, To: 6})
+	}},
 	{"stopped though it must be alone", RuleStopOrder, "a@1 was stopped", func(o *Observation) {
 		insert(o, 4, Event{Seq: 9, Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "5"})
 		o.Holds = append(o.Holds, Hold{Service: "a", Node: "n1", Boot: "a1", Epoch: "5", From: 7, To: 8})
@@ -198,10 +204,10 @@ func TestExcuses(t *testing.T) {
 				Event{Seq: 9, Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "4"},
 				Event{Seq: 9, Kind: EventReady, Service: "a", Version: "1", Node: "n1", Boot: "a3", Epoch: "7"})
 		},
-		"lease ended while the agent was dead": func(o *Observation) {
+		"lease ended because the agent was away": func(o *Observation) {
 			insert(o, 4, Event{Seq: 6, At: second(10), Kind: EventFault, Node: "n1", Detail: faultAgentKilled},
-				Event{Seq: 7, At: second(11), Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "5"},
-				Event{Seq: 8, At: second(11), Kind: EventFault, Node: "n1", Detail: agentStarted},
+				Event{Seq: 7, At: second(11), Kind: EventFault, Node: "n1", Detail: agentStarted},
+				Event{Seq: 8, At: second(12), Kind: EventStop, Service: "a", Version: "1", Node: "n1", Boot: "a1", Epoch: "5"},
 				Event{Seq: 9, Kind: EventReady, Service: "a", Version: "1", Node: "n1", Boot: "a3", Epoch: "7"})
 			o.Holds = append(o.Holds, Hold{Service: "a", Node: "n1", Boot: "a1", Epoch: "5", From: 5, To: 6})
 		},

@@ -27,6 +27,9 @@ const (
 // serves only to forgive.
 const mayBeLost = 2 * time.Second
 
+// leaseTime is how long a node may run what must be alone, from when it asked for that. Time serves only to forgive.
+const leaseTime = 6 * time.Second
+
 // oneHolder: of two processes that act for one exclusive service, none does so
 // again once the other has begun. A whole node that slept in between is forgiven
 // its last word, if its claim was an older one: no lease can prevent that.
@@ -131,7 +134,7 @@ func (d Dep) is(e Event) bool {
 
 // stopOrder: who is told to stop has no dependent that still runs. Not meant
 // are restarts in place, who must be alone and ends with the lease of a node
-// whose agent is dead, and dependents on nodes to which something happened.
+// whose agent was away, and dependents on nodes to which something happened.
 func stopOrder(o Observation) (bad []string) {
 	h := newHistory(o.Events)
 	alone := map[string]bool{} // by boot
@@ -139,7 +142,7 @@ func stopOrder(o Observation) (bad []string) {
 		alone[hold.Boot] = true
 	}
 	for _, stop := range o.Events {
-		if stop.Kind != EventStop || h.lastStart[stop.claim()] > stop.Seq || alone[stop.Boot] && h.agentless(stop) {
+		if stop.Kind != EventStop || h.lastStart[stop.claim()] > stop.Seq || alone[stop.Boot] && h.leaseOver(stop) {
 			continue
 		}
 		for _, start := range h.dependents(stop) {
@@ -181,15 +184,21 @@ func (h *history) spokenByTheDead(e Event) bool {
 	return dead
 }
 
-// agentless says whether the agent of the node of e was dead then: who is told to end there hears it from the keeper.
-func (h *history) agentless(e Event) bool {
-	dead := false
+// leaseOver says whether the agent of the node of e was away lately, and died so long before that its lease may be over: who
+// needs one is then told to end by the keeper, which knows of no order.
+func (h *history) leaseOver(e Event) bool {
+	away := false
 	for _, f := range h.faults[e.Node] {
-		if f.Seq < e.Seq {
-			dead = f.Detail == faultAgentKilled || f.Detail == faultAgentStopped
+		switch {
+		case f.Seq > e.Seq:
+			return away
+		case slices.Contains([]string{faultAgentKilled, faultAgentStopped, faultAgentFrozen}, f.Detail):
+			away = away || e.At.Sub(f.At) >= mayBeLost
+		case f.Detail == agentStarted || f.Detail == faultThawed:
+			away = away && e.At.Sub(f.At) < leaseTime
 		}
 	}
-	return dead
+	return away
 }
 
 // silent says whether the agent of a node was away so long, in a stretch of the

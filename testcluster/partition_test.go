@@ -99,6 +99,12 @@ func TestPartitions(t *testing.T) {
 			}
 		}
 		c.AwaitSettled(smokeTimeout, 1)
+		for _, n := range c.Nodes() {
+			Await(t, n.Name+" knows what the leader does", smokeTimeout, func() error {
+				_, err := n.History() // a linearizable read: its own State has all of it
+				return err
+			})
+		}
 		took := time.Since(healed)
 		worst = max(worst, took)
 		late, synced := machine.worst(), disk.worst()
