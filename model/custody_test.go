@@ -210,3 +210,43 @@ func TestWhichSnapshotsExpire(t *testing.T) {
 		t.Errorf("%d generations: the newest and the last checked one may not go", n)
 	}
 }
+
+// Nor does one that was claimed already when the only node with the state died.
+func TestRestoreUnderWayWaitsForAHolder(t *testing.T) {
+	t.Parallel()
+	c := moving(t)
+	c.claim(c.rowOn("n1"), model.Saving)
+	c.report(c.rowOn("n1"), model.Saved, "state")
+	if v := c.claim(c.rowOn("n2"), model.Restoring); v.Code != model.OK {
+		t.Fatal(v)
+	}
+	r, now := c.rowOn("n2"), time.Unix(1000, 0)
+	next := func(f model.Failure) string {
+		f.Claim, f.At = r.Claim, now.Add(-time.Hour)
+		steps, _ := model.Next(c.s, r.Node, model.Own{Failures: map[string]model.Failure{r.Key: f}}, now)
+		for _, st := range steps {
+			if st.Row == r.Key {
+				return string(st.Kind)
+			}
+		}
+		return ""
+	}
+	check := func(what string, f model.Failure, want string) {
+		t.Helper()
+		if got := next(f); got != want {
+			t.Errorf("%s: %q, not %q", what, got, want)
+		}
+	}
+	check("a state that cannot be loaded", model.Failure{Attempts: model.StartAttempts}, "give-up")
+	check("a state that cannot be had", model.Failure{Attempts: model.StartAttempts, Missing: true}, "restore")
+	check("a state that cannot be had for long", model.Failure{Attempts: model.FetchAttempts, Missing: true}, "give-up")
+	c.down("n1")
+	check("its only holder is down", model.Failure{Attempts: 1, Missing: true}, "")
+	check("its only holder is down for long", model.Failure{Attempts: model.FetchAttempts, Missing: true}, "")
+	c.up("n1")
+	check("its holder is back", model.Failure{Attempts: model.StartAttempts, Missing: true}, "restore")
+	c.settle()
+	if c.where() != "db@n2" {
+		t.Error(c.where())
+	}
+}

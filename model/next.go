@@ -34,6 +34,7 @@ type Failure struct {
 	At       time.Time
 	Reason   string
 	Output   string
+	Missing  bool // the last try failed for want of something that other nodes have, one of which may come with it
 }
 
 // StepKind is what a step does.
@@ -158,7 +159,7 @@ func (t *turn) row(r Row) {
 		if r.Obsolete {
 			t.add(Step{Kind: StepGiveUp, Row: r.Key, Reason: "it is not wanted any more"})
 		} else if p := t.own.Processes[r.Key]; !p.Running || p.Claim < r.Claim { // else this State is old: it was started since
-			t.tries(r, StepRestore)
+			t.restore(r)
 		}
 	case Starting:
 		if !t.stop(r) && t.mayRun(r) {
@@ -239,11 +240,25 @@ func (t *turn) fetch(r Row, id string) {
 	}
 }
 
+// restore goes on with the restore of a state. That the only node which has it died meanwhile is no fault of the service:
+// it waits for the node, as it would have done before, and is patient while State does not know.
+func (t *turn) restore(r Row) {
+	f := t.failure(r)
+	switch c := t.s.Custody.At(r.CustodyKey()); {
+	case !f.Missing:
+		t.tries(r, StepRestore)
+	case c.Snapshot == "" || holderUp(t.s, r, c):
+		t.triesUpTo(FetchAttempts, r, StepRestore)
+	}
+}
+
 // tries goes on with a step that was claimed, until it has failed too often.
-func (t *turn) tries(r Row, kind StepKind) {
+func (t *turn) tries(r Row, kind StepKind) { t.triesUpTo(StartAttempts, r, kind) }
+
+func (t *turn) triesUpTo(most int, r Row, kind StepKind) {
 	f := t.failure(r)
 	switch {
-	case f.Attempts >= StartAttempts:
+	case f.Attempts >= most:
 		t.add(Step{Kind: StepGiveUp, Row: r.Key, Reason: f.Reason})
 	case t.due(f):
 		t.add(Step{Kind: kind, Row: r.Key, Reason: fmt.Sprintf("attempt %d", f.Attempts+1)})

@@ -297,15 +297,14 @@ func (a *agent) cancelObsolete(s *model.State) {
 	}
 }
 
-// fail counts a failed try of a row.
-func (a *agent) fail(r model.Row, claim uint64, reason, output string) {
+// fail counts a failed try of a row under f.Claim. Tries that failed for want of what other nodes have count apart.
+func (a *agent) fail(r model.Row, f model.Failure) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	f := a.failures[r.Key]
-	if f.Claim != claim || f.Retry != r.Retry {
-		f = model.Failure{Claim: claim, Retry: r.Retry}
+	f.Retry, f.Attempts, f.At = r.Retry, 1, time.Now()
+	if old := a.failures[r.Key]; old.Claim == f.Claim && old.Retry == f.Retry && old.Missing == f.Missing {
+		f.Attempts += old.Attempts
 	}
-	f.Attempts, f.At, f.Reason, f.Output = f.Attempts+1, time.Now(), reason, output
 	a.failures[r.Key] = f
 }
 

@@ -381,7 +381,7 @@ func (a *agent) saveRow(ctx context.Context, s *model.State, r model.Row, claim 
 			return
 		}
 	}
-	a.stateFailed(ctx, r, claim, "saving its state", err)
+	a.stateFailed(ctx, r, model.Failure{Claim: claim}, "saving its state", err)
 }
 
 // whySaved says for the catalogue why a row that ends had its state saved.
@@ -414,13 +414,14 @@ func (a *agent) restoreRow(ctx context.Context, s *model.State, r model.Row, cla
 	c := s.Custody.At(r.CustodyKey())
 	snap, ok := s.SnapshotByID(r.CustodyKey(), c.Snapshot)
 	if !ok {
-		a.stateFailed(ctx, r, claim, "restoring its state", fmt.Errorf("snapshot %.12q is not in the catalogue", c.Snapshot))
+		a.stateFailed(ctx, r, model.Failure{Claim: claim}, "restoring its state", fmt.Errorf("snapshot %.12q is not in the catalogue", c.Snapshot))
 		return
 	}
 	in := a.instance(s, r.RowSpec, claim)
-	err := a.stopInstance(ctx, in)
+	err, missing := a.stopInstance(ctx, in), false
 	if err == nil {
 		err = a.n.fetchState(ctx, s, snap)
+		missing = err != nil && !noRoom(err) // a holder may come, room does not
 	}
 	var l loaded
 	if err == nil {
@@ -430,7 +431,7 @@ func (a *agent) restoreRow(ctx context.Context, s *model.State, r model.Row, cla
 		err = a.n.doneRestoring(r.RowSpec) // one that was cut off here when the state was here before is pointless now
 	}
 	if err != nil {
-		a.stateFailed(ctx, r, claim, "restoring its state", err)
+		a.stateFailed(ctx, r, model.Failure{Claim: claim, Missing: missing}, "restoring its state", err)
 		return
 	}
 	a.n.note(Noted{Kind: "restored", System: r.System, Service: r.Service,
@@ -439,12 +440,13 @@ func (a *agent) restoreRow(ctx context.Context, s *model.State, r model.Row, cla
 	a.report(ctx, s, r, model.Report{Row: r.Key, Phase: model.Restored, Claim: claim, Snapshot: &model.Snapshot{ID: snap.ID}})
 }
 
-func (a *agent) stateFailed(ctx context.Context, r model.Row, claim uint64, what string, err error) {
+func (a *agent) stateFailed(ctx context.Context, r model.Row, f model.Failure, what string, err error) {
 	if ctx.Err() != nil {
 		return
 	}
 	reason := what + ": " + err.Error()
 	a.n.log.Warn("moving state", "service", r.Service, "reason", reason)
 	a.n.note(Noted{Kind: "state-failed", System: r.System, Service: r.Service, Message: reason})
-	a.fail(r, claim, reason, "")
+	f.Reason = reason
+	a.fail(r, f)
 }

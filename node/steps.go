@@ -117,7 +117,7 @@ func (a *agent) prepare(ctx context.Context, s *model.State, r model.Row) {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			a.fail(r, r.Claim, err.Error(), "")
+			a.fail(r, model.Failure{Claim: r.Claim, Reason: err.Error()})
 		}
 		return
 	}
@@ -166,7 +166,7 @@ func (a *agent) startFailed(ctx context.Context, r model.Row, claim uint64, err 
 	reason, output := describe(err)
 	a.n.log.Warn("starting", "service", r.Service, "reason", reason)
 	a.n.note(Noted{Kind: "start-failed", System: r.System, Service: r.Service, Message: reason})
-	a.fail(r, claim, reason, output)
+	a.fail(r, model.Failure{Claim: claim, Reason: reason, Output: output})
 }
 
 // describe parts an error of a module into the reason and the last output.
