@@ -133,7 +133,9 @@ const stoppedMachine = time.Second
 // copiesEverywhere takes a snapshot of every state, and awaits that three nodes have it.
 func copiesEverywhere(t *testing.T, n *Node) {
 	t.Helper()
-	deployed(t, cli(t, n, "snapshot"))
+	Await(t, "a snapshot of every state", smokeTimeout, func() error { // what lost its lease may be being started again
+		return cli(t, n, "snapshot").Failure()
+	})
 	Await(t, "copies of every snapshot", smokeTimeout, func() error {
 		var list []api.Snapshot
 		if err := n.Query(t.Context(), &list, "snapshots", "--latest"); err != nil {
