@@ -17,7 +17,7 @@ var (
 	errNoAnswer   = errors.New("no answer from the server that was to take leadership")
 )
 
-// transport is raft's network transport with five additions.
+// transport is raft's network transport with six additions.
 //
 // It notes which server answered this leader, when, and how far its log goes: raft knows, but does not tell.
 // It falls silent while the disk is stalled, so that others elect a leader that can write.
