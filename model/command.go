@@ -176,6 +176,7 @@ type Begin struct {
 	Ending   Outcome   `cbor:"14,keyasint"` // outcome given to the running intent it replaces: superseded, rolled_back, aborted
 	Reason   string    `cbor:"15,keyasint"` // of that outcome
 	Failed   Fault     `cbor:"16,keyasint"` // what failed, when it is rolled back for that
+	Moves    int       `cbor:"17,keyasint,omitempty"`
 }
 
 // Part carries the rows that change, reservations and source files of a begun generation, at most PartBytes.

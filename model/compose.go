@@ -36,6 +36,7 @@ type Manifest struct {
 	Counters map[string]int
 	Policies map[string]StatePolicy // by service: of those with managed state
 	Returns  []Return
+	Moves    int // as in Distribution
 	Warnings []string
 	Digest   string
 	// Moved says, by service and node id (movedKey), why an instance does not stay where it is although the node takes instances.
@@ -429,7 +430,7 @@ func (c *composer) string(e hcl.Expression, sc Scope) string {
 }
 
 func (c *composer) manifest() Manifest {
-	m := Manifest{Counters: c.numbers.moved, Policies: policies(c.services), Returns: c.in.Returns, Warnings: c.warnings, Moved: c.moved, Placements: c.explained}
+	m := Manifest{Counters: c.numbers.moved, Policies: policies(c.services), Returns: c.in.Returns, Moves: c.in.Model.Distribution.Moves, Warnings: c.warnings, Moved: c.moved, Placements: c.explained}
 	for _, byNode := range c.rows {
 		for _, r := range byNode {
 			m.Rows = append(m.Rows, r)

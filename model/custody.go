@@ -221,9 +221,17 @@ const saverPrefix = "saver-"
 // IsSaver says whether a row only saves a state.
 func (r RowSpec) IsSaver() bool { return strings.HasPrefix(r.Key, RowKey(r.Node, saverPrefix)) }
 
-// CanSave says whether the final snapshot of row r may be taken now, which stops it: its state moves, and nothing alive
-// depends on it any more.
+// CanSave says whether the final snapshot of row r may be taken now, which stops it: its state moves, nothing alive
+// depends on it any more, and not too many others move.
 func CanSave(s *State, r Row) string {
+	if why := savable(s, r); why != "" {
+		return why
+	}
+	return roomToSave(s, r)
+}
+
+// savable is CanSave whatever else moves.
+func savable(s *State, r Row) string {
 	switch {
 	case !MustSave(s, r):
 		return "its state does not move"
@@ -251,6 +259,14 @@ func successorReady(s *State, r Row) string {
 
 // CanRestore says whether the state that is on its way may be loaded on row r's node now.
 func CanRestore(s *State, r Row) string {
+	if why := loadable(s, r); why != "" {
+		return why
+	}
+	return roomToRestore(s, r)
+}
+
+// loadable is CanRestore whatever else moves.
+func loadable(s *State, r Row) string {
 	switch c := s.Custody.At(r.CustodyKey()); {
 	case r.Obsolete:
 		return "it is not part of the newest generation"

@@ -506,7 +506,7 @@ func restore(s *State, in Intent, parsed *Model, rows []RowSpec, returns []Retur
 	}
 	c.keepOwners()
 	kept := slices.DeleteFunc(slices.Clone(parsed.Services), func(s *Service) bool { return slices.Contains(in.Excluded, s.Name) })
-	m := Manifest{Rows: rows, Policies: policies(kept), Returns: returns}
+	m := Manifest{Rows: rows, Policies: policies(kept), Returns: returns, Moves: parsed.Distribution.Moves}
 	m.Reserve, m.Release = c.reservationChanges()
 	m.Digest = digestRows(rows, sortedValues(c.reserved))
 	return m

@@ -245,7 +245,7 @@ func emptyDistribution() Distribution {
 }
 
 func (p *parser) distribution(b block) {
-	c := p.content(b.body, schema{what: "distribution", attrs: []string{"strategy", "pin", "resource", "sticky", "minimize", "move_cost", "cost"},
+	c := p.content(b.body, schema{what: "distribution", attrs: []string{"strategy", "pin", "resource", "sticky", "minimize", "move_cost", "cost", "moves"},
 		blocks: map[string]string{"constraint": ""}})
 	d := emptyDistribution()
 	d.Range = b.at
@@ -255,6 +255,7 @@ func (p *parser) distribution(b block) {
 	d.Minimize = p.oneOf(c.has("minimize"), placement.Objectives(), "", "minimize cannot be %q")
 	d.Sticky = p.oneOf(c.has("sticky"), []string{StickyStateful, StickyAll}, StickyNone, "sticky cannot be %q")
 	d.MoveCost = p.intOf(c.has("move_cost"), 0, 1_000_000, 0)
+	d.Moves = p.intOf(c.has("moves"), 1, 10_000, 0)
 	if a := c.has("resource"); a != nil {
 		d.Resource, _ = p.attributeName(a)
 	}

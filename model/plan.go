@@ -46,6 +46,7 @@ type Plan struct {
 	Counters map[string]int
 	Policies map[string]StatePolicy // that change
 	Returns  []Return
+	Moves    int // as in Distribution
 	Warnings []string
 	Moved    map[string]string // as in Manifest
 	// Placements say why services are where they are, if that was asked for.
@@ -59,7 +60,7 @@ func (p Plan) Empty() bool {
 
 // Diff gives the plan from the newest generation of a system to a manifest.
 func Diff(s *State, system string, m Manifest) Plan {
-	p := Plan{System: system, Base: s.Systems.At(system).Generation, Digest: m.Digest, Reserve: m.Reserve, Returns: m.Returns, Warnings: m.Warnings, Moved: m.Moved, Placements: m.Placements}
+	p := Plan{System: system, Base: s.Systems.At(system).Generation, Digest: m.Digest, Reserve: m.Reserve, Returns: m.Returns, Moves: m.Moves, Warnings: m.Warnings, Moved: m.Moved, Placements: m.Placements}
 	now := map[string]Row{}
 	for _, r := range s.SystemRows(system) {
 		if !r.Obsolete {
@@ -94,7 +95,30 @@ func Diff(s *State, system string, m Manifest) Plan {
 	}
 	p.Policies = changedPolicies(s, system, m.Policies)
 	p.explain(s, now, wanted)
+	p.Warnings = append(slices.Clip(p.Warnings), p.tellMoves(wanted)...)
 	return p
+}
+
+// tellMoves says that not all states move at once, where that is so.
+func (p *Plan) tellMoves(wanted map[string]RowSpec) []string {
+	moves, to := 0, map[string]int{}
+	stateful := map[string]bool{}
+	for _, r := range wanted {
+		stateful[r.Service] = stateful[r.Service] || r.Managed
+	}
+	most := 0
+	for _, c := range p.Changes {
+		if c.Action == ActMove && stateful[c.Service] {
+			moves++
+			to[c.Node]++
+			most = max(most, to[c.Node])
+		}
+	}
+	limit := cmp.Or(p.Moves, MovesAtOnce)
+	if moves <= limit && most <= min(limit, MovesPerNode) {
+		return nil
+	}
+	return []string{fmt.Sprintf("%d states move: at most %d at once, and %d to one node", moves, limit, min(limit, MovesPerNode))}
 }
 
 // changedPolicies gives what differs from State: what is there no more, as the zero policy.
@@ -332,7 +356,7 @@ type Draft struct {
 func (p Plan) Commands(pr Draft) []Command {
 	begin := Begin{Proposal: pr.ID, System: p.System, Base: p.Base, Kind: pr.Kind, Excluded: pr.Excluded,
 		Target: pr.Target, Intent: pr.Intent, By: pr.By, Why: pr.Why, At: pr.At, Origin: pr.Origin, Digest: p.Digest,
-		Ending: pr.Ending, Reason: pr.Reason, Failed: pr.Failed}
+		Ending: pr.Ending, Reason: pr.Reason, Failed: pr.Failed, Moves: p.Moves}
 	s := splitter{id: pr.ID, cur: Part{Proposal: pr.ID}}
 	s.changes(p)
 	for _, name := range sortedKeys(pr.Source.Files) {

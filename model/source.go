@@ -182,6 +182,7 @@ type Distribution struct {
 	Minimize string              // what "optimal" makes small; "" means load
 	MoveCost int                 // for "optimal": of moving something without state, in units of what is made small; 0: more than anything
 	Cost     string              // attribute of nodes that has their cost; default "cost"
+	Moves    int                 // how many states may move at once in the cluster; 0: MovesAtOnce
 	Range    hcl.Range
 	PinRange map[string]hcl.Range
 }

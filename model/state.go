@@ -41,6 +41,8 @@ type State struct {
 	Numbers    Table[string]   // index: NumberKey -> Reservation.Key
 	ByService  Table[struct{}] // index: system/service/rowkey
 	Dependents Table[struct{}] // index: see RowSpec.DependentKeys
+	Moving     Table[struct{}] // index: keys of the rows that are Moving
+	Transit    Table[struct{}] // index: keys of the custodies that a snapshot has
 }
 
 // Bounds of tables; Apply trims to them.
@@ -118,6 +120,8 @@ type System struct {
 	Generation uint64 `cbor:"2,keyasint"` // newest
 	Intent     uint64 `cbor:"3,keyasint"` // newest
 	Settled    uint64 `cbor:"4,keyasint"` // newest settled intent, 0 = none
+	// Moves is how many states may move at once, as the newest generation's model says; 0 = it does not.
+	Moves int `cbor:"5,keyasint,omitempty"`
 }
 
 // Outcome of an intent or a generation.
@@ -455,3 +459,23 @@ func (r RowSpec) DependentKeys() []string {
 // afterKey is what the keys of the rows that activate after a service begin with. A row key begins with a node id,
 // which has no blank.
 func afterKey(system, service string) string { return "after " + system + "/" + service + "|" }
+
+// KnownServices are those of a system of which there is an instance, a state or a snapshot; in order.
+func KnownServices(s *State, system string) []string {
+	known := map[string]bool{}
+	prefix := system + "/"
+	note := func(key string) {
+		_, service, _ := SplitCustodyKey(key)
+		known[service] = true
+	}
+	for key := range s.ByService.Prefix(prefix) {
+		note(key)
+	}
+	for key := range s.Custody.Prefix(prefix) {
+		note(key)
+	}
+	for key := range s.Snapshots.Prefix(prefix) {
+		note(key)
+	}
+	return sortedKeys(known)
+}

@@ -96,3 +96,6 @@ func listing(names []string) string {
 	}
 	return strings.Join(quoted[:len(quoted)-1], ", ") + " and " + quoted[len(quoted)-1]
 }
+
+// WayOut is the hint for a name that is not among those that are known: the one that was probably meant, or all of them.
+func WayOut(name string, known []string, none string) string { return wayOut(name, known, none) }

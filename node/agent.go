@@ -30,6 +30,7 @@ type agent struct {
 	ill      map[string]string        // by row: what the last health probe complained of
 
 	slots chan struct{} // bounds the steps under way
+	warms chan struct{} // bounds those of them that make warm copies
 	steps sync.WaitGroup
 	batch *batcher
 }
@@ -61,7 +62,7 @@ const maxSteps = 64
 
 func newAgent(n *Node) *agent {
 	return &agent{n: n, wake: make(chan struct{}, 1), running: map[string]runningStep{}, failures: map[string]model.Failure{},
-		packages: map[string]bool{}, seen: map[string]model.Process{}, attempts: map[string]int{}, counted: map[string]int{}, ill: map[string]string{}, slots: make(chan struct{}, maxSteps), batch: newBatcher(n)}
+		packages: map[string]bool{}, seen: map[string]model.Process{}, attempts: map[string]int{}, counted: map[string]int{}, ill: map[string]string{}, slots: make(chan struct{}, maxSteps), warms: make(chan struct{}, model.MovesPerNode), batch: newBatcher(n)}
 }
 
 // poke makes the loop look again.

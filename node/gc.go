@@ -34,9 +34,28 @@ func (n *Node) postGC(r *http.Request) (any, error) {
 		return api.GC{States: states}, err
 	}
 	out := n.askAllForGarbage(r, req)
+	if err := unknownService(n.fsm.State(), req, out.States); err != nil && len(out.Unreached) == 0 {
+		return nil, err
+	}
 	dropped, err := n.dropBeyond(r.Context(), req)
 	out.Snapshots = dropped
 	return out, err
+}
+
+// unknownService is the error for a service of which there is neither an instance nor a state nor a snapshot.
+func unknownService(s *model.State, req api.GCRequest, found []api.CollectedState) error {
+	known := model.KnownServices(s, req.System)
+	for _, f := range found {
+		known = append(known, f.Service)
+	}
+	for _, name := range req.Services {
+		if !slices.Contains(known, name) {
+			slices.Sort(known)
+			return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no service %q in system %q, and nothing is left of one", name, req.System),
+				Hint: model.WayOut(name, slices.Compact(known), "Nothing is deployed in that system, and nothing is left of what was.")}
+		}
+	}
+	return nil
 }
 
 func (n *Node) askAllForGarbage(r *http.Request, req api.GCRequest) api.GC {

@@ -39,12 +39,19 @@ func (n *Node) lead(ctx context.Context, term uint64) {
 	changed, stop := n.fsm.Watch()
 	defer stop()
 	var mem model.Memory
+	var again refusals
 	for ctx.Err() == nil {
 		s := n.fsm.State()
 		cmds, next, wake := model.Decide(s, w.view(), mem, time.Now().UTC())
-		if len(cmds) > 0 && !n.proposeDecision(ctx, cmds) {
-			n.pause(ctx, 100*time.Millisecond)
-			continue
+		if len(cmds) > 0 {
+			why, ok := n.proposeDecision(ctx, cmds)
+			if !ok {
+				drain(changed) // that was the refusal itself
+				n.pause(ctx, refusedPause)
+				waitAny(ctx, time.Now().Add(again.pause(why)), changed, w.changed)
+				continue
+			}
+			again = refusals{}
 		}
 		mem = next
 		if len(cmds) == 0 {
@@ -53,12 +60,42 @@ func (n *Node) lead(ctx context.Context, term uint64) {
 	}
 }
 
+// refusedPause is the least time between a decision that was refused and the next.
+const refusedPause = 100 * time.Millisecond
+
+// refusals counts how often in a row the same decision was refused for the same reason.
+type refusals struct {
+	why   string
+	count int
+}
+
+// pause is how much longer than refusedPause to wait unless State changes: nothing the first time, for State has moved; then
+// ever longer, up to ten seconds, so that what will not do is not written to the log ten times in a second.
+func (r *refusals) pause(why string) time.Duration {
+	if why != r.why {
+		*r = refusals{why: why}
+	}
+	r.count++
+	if r.count == 1 {
+		return 0
+	}
+	return min(refusedPause<<min(r.count-1, 10), 10*time.Second)
+}
+
+// drain takes what a channel holds.
+func drain(c <-chan struct{}) {
+	select {
+	case <-c:
+	default:
+	}
+}
+
 // proposeDecision proposes through raft on this node in this term. A refusal means that State moved: look again.
-func (n *Node) proposeDecision(ctx context.Context, cmds []model.Command) bool {
+func (n *Node) proposeDecision(ctx context.Context, cmds []model.Command) (refusal string, ok bool) {
 	groups, err := raftfsm.Group(cmds)
 	if err != nil {
 		n.log.Error("a decision cannot be written", "err", err)
-		return false
+		return err.Error(), false
 	}
 	for _, group := range groups {
 		res, err := n.fsm.ProposeLocal(ctx, group...)
@@ -66,17 +103,17 @@ func (n *Node) proposeDecision(ctx context.Context, cmds []model.Command) bool {
 			if ctx.Err() == nil {
 				n.log.Warn("proposing a decision", "err", err)
 			}
-			return false
+			return err.Error(), false
 		}
 		for i, r := range res {
 			if r.Code != model.OK {
 				n.log.Info("decision refused", "command", fmt.Sprintf("%T", group[i]), "reason", r.Message)
-				return false
+				return fmt.Sprintf("%T: %s", group[i], r.Message), false
 			}
 		}
 	}
 	n.noteDecision(cmds)
-	return true
+	return "", true
 }
 
 func (n *Node) noteDecision(cmds []model.Command) {

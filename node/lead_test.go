@@ -30,3 +30,25 @@ func TestNodeThatJoinsIsNotDown(t *testing.T) {
 		t.Errorf("noted: %q", down)
 	}
 }
+
+// What is refused again and again for one reason is tried ever more seldom; another reason begins anew.
+func TestRefusalsPause(t *testing.T) {
+	t.Parallel()
+	var r refusals
+	for i, want := range []time.Duration{0, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond} {
+		if got := r.pause("a"); got != want {
+			t.Errorf("refusal %d: %v", i+1, got)
+		}
+	}
+	for range 50 {
+		if got := r.pause("a"); got > 10*time.Second || got <= 0 {
+			t.Fatalf("%v", got)
+		}
+	}
+	if got := r.pause("a"); got != 10*time.Second {
+		t.Errorf("in the end: %v", got)
+	}
+	if got := r.pause("b"); got != 0 {
+		t.Errorf("another reason: %v", got)
+	}
+}

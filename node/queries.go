@@ -234,6 +234,9 @@ func instance(s *model.State, r model.Row, seen map[string]observation) api.Inst
 	if o.Trouble != "" && i.Reason == "" {
 		i.Reason = o.Trouble
 	}
+	if why := model.MoveWaits(s, r); why != "" {
+		i.Reason = why
+	}
 	if why := waitsForNode(s, r); why != "" {
 		i.Reason += "; " + why
 	}

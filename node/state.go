@@ -271,6 +271,12 @@ func (n *Node) warm(ctx context.Context, s *model.State, r model.RowSpec) error 
 	if from, up := s.Nodes.Get(c.Node); !ok || !r.Managed || c.Node == n.id.ID || !up || from.Down {
 		return nil
 	}
+	select {
+	case n.agent.warms <- struct{}{}:
+		defer func() { <-n.agent.warms }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, warmPatience)
 	defer cancel()
 	last := uint64(1 << 62)

@@ -124,7 +124,7 @@ func (t *tx) snapshotsGone(p model.Pending) string {
 func (t *tx) makeGeneration(p model.Pending) model.Result {
 	b := p.Begin
 	sys := t.s.Systems.At(b.System)
-	sys.Name, sys.Generation = b.System, b.Base+1
+	sys.Name, sys.Generation, sys.Moves = b.System, b.Base+1, b.Moves
 	intent := t.intentOf(p, &sys)
 	t.s.Systems = t.s.Systems.Set(sys.Name, sys)
 	g := model.Generation{System: b.System, Number: sys.Generation, Base: b.Base, Intent: intent.Number, Kind: b.Kind,
@@ -170,7 +170,7 @@ func (t *tx) makeGeneration(p model.Pending) model.Result {
 				t.unindexRow(r.RowSpec)
 				r.After = o.After
 				t.indexRow(r.RowSpec)
-				t.s.Rows = t.s.Rows.Set(r.Key, r)
+				t.putRow(r)
 				t.s.Specs = t.s.Specs.Set(r.Key, r.RowSpec)
 			}
 		}
@@ -248,7 +248,7 @@ func (t *tx) addSaver(spec model.RowSpec, g model.Generation, at time.Time) {
 	if n := t.s.Nodes.At(saver.Node); n.Down {
 		r.Phase, r.Reason = model.Lost, "node "+n.Name+" is down"
 	}
-	t.s.Rows = t.s.Rows.Set(r.Key, r)
+	t.putRow(r)
 	t.s.Specs = t.s.Specs.Set(r.Key, saver)
 	t.s.ByService = t.s.ByService.Set(model.ServiceKey(saver), struct{}{})
 }

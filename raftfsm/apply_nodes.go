@@ -256,9 +256,9 @@ func (t *tx) inherit(node string, at time.Time) {
 		if c.Wanted != "" && t.heldByMember(key, c.Wanted) {
 			t.setCustody(key, model.Custody{Snapshot: c.Wanted, Epoch: t.index, Timeline: c.Next}, at)
 		} else if newest, ok := t.s.NewestOwn(key, t.held); ok {
-			t.s.Custody = t.s.Custody.Set(key, model.Custody{Snapshot: newest.ID, Epoch: t.index, Timeline: newest.Timeline})
+			t.putCustody(key, model.Custody{Snapshot: newest.ID, Epoch: t.index, Timeline: newest.Timeline})
 		} else {
-			t.s.Custody = t.s.Custody.Delete(key)
+			t.dropCustody(key)
 		}
 	}
 }

@@ -21,7 +21,31 @@ func (t *tx) setRow(r model.Row) {
 		t.dropRow(r)
 		return
 	}
+	t.putRow(r)
+}
+
+// putRow stores a row as it is.
+func (t *tx) putRow(r model.Row) {
+	if r.Moving() {
+		t.s.Moving = t.s.Moving.Set(r.Key, struct{}{})
+	} else if t.s.Moving.Has(r.Key) {
+		t.s.Moving = t.s.Moving.Delete(r.Key)
+	}
 	t.s.Rows = t.s.Rows.Set(r.Key, r)
+}
+
+// putCustody stores a custody as it is.
+func (t *tx) putCustody(key string, c model.Custody) {
+	if c.Snapshot != "" {
+		t.s.Transit = t.s.Transit.Set(key, struct{}{})
+	} else if t.s.Transit.Has(key) {
+		t.s.Transit = t.s.Transit.Delete(key)
+	}
+	t.s.Custody = t.s.Custody.Set(key, c)
+}
+
+func (t *tx) dropCustody(key string) {
+	t.s.Custody, t.s.Transit = t.s.Custody.Delete(key), t.s.Transit.Delete(key)
 }
 
 // sweep drops the rows that were kept for something that is over.
@@ -34,7 +58,7 @@ func (t *tx) sweep(rows []model.Row) {
 }
 
 func (t *tx) dropRow(r model.Row) {
-	t.s.Rows = t.s.Rows.Delete(r.Key)
+	t.s.Rows, t.s.Moving = t.s.Rows.Delete(r.Key), t.s.Moving.Delete(r.Key)
 	t.s.ByService = t.s.ByService.Delete(model.ServiceKey(r.RowSpec))
 	t.unindexRow(r.RowSpec)
 	if r.IsSaver() { // of no generation
@@ -56,7 +80,7 @@ func (t *tx) addRow(spec model.RowSpec, generation uint64, at time.Time) {
 			r.Phase, r.Reason = model.Lost, "node "+t.s.NodeName(spec.Node)+" is down"
 		}
 	}
-	t.s.Rows = t.s.Rows.Set(r.Key, r)
+	t.putRow(r)
 	t.s.Specs = t.s.Specs.Set(r.Key, r.RowSpec)
 	t.s.ByService = t.s.ByService.Set(model.ServiceKey(r.RowSpec), struct{}{})
 	t.indexRow(r.RowSpec)
@@ -152,7 +176,7 @@ func (t *tx) report(c model.Reports, r model.Row, item model.Report) model.Verdi
 	r.Output = cut(item.Output, model.MaxOutput)
 	switch {
 	case r.Phase == model.Active && r.Managed:
-		t.s.Custody = t.s.Custody.Set(r.CustodyKey(), model.AfterActive(t.s, r.RowSpec, t.index))
+		t.putCustody(r.CustodyKey(), model.AfterActive(t.s, r.RowSpec, t.index))
 	case r.Phase == model.Saved:
 		snap := t.keepSnapshot(r, *item.Snapshot, c)
 		t.setCustody(r.CustodyKey(), model.AfterSaved(t.s, r.RowSpec, snap, t.index), c.At)

@@ -42,7 +42,7 @@ func (t *tx) addSnapshot(snap model.Snapshot) model.Snapshot {
 // once more, so that what was saved when they left does not count as the newest.
 func (t *tx) setCustody(key string, c model.Custody, at time.Time) {
 	was := t.s.Custody.At(key)
-	t.s.Custody = t.s.Custody.Set(key, c)
+	t.putCustody(key, c)
 	snap, ok := t.s.SnapshotByID(key, c.Snapshot)
 	if !ok || c.Timeline == was.Timeline || snap.Timeline == c.Timeline {
 		return
@@ -68,7 +68,7 @@ func (t *tx) giveUpState(c model.GiveUpState) model.Result {
 	case held.Node != c.Node && held.From != c.Node:
 		return refuse(model.ErrStale, "the state of %s is not on %s any more", c.Service, n.Name)
 	}
-	t.s.Custody = t.s.Custody.Delete(key)
+	t.dropCustody(key)
 	return model.Result{}
 }
 

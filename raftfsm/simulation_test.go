@@ -624,7 +624,13 @@ func (s *sim) checkState() {
 		numbers[r.NumberKey()] = r.Key()
 	}
 	dependents := 0
+	moving := 0
 	for key, r := range s.state.Rows.All() {
+		if r.Moving() {
+			if moving++; !s.state.Moving.Has(key) {
+				s.fatal("row %s is %s and not in the index of those", key, r.Phase)
+			}
+		}
 		if r.Phase == model.Saved {
 			s.fatal("row %s of %s is saved and still there", key, r.Service)
 		}
@@ -636,6 +642,17 @@ func (s *sim) checkState() {
 		if key != r.Key || !s.state.ByService.Has(model.ServiceKey(r.RowSpec)) || !s.state.Specs.Has(key) {
 			s.fatal("row %s is not indexed", key)
 		}
+	}
+	transit := 0
+	for key, c := range s.state.Custody.All() {
+		if c.Snapshot != "" {
+			if transit++; !s.state.Transit.Has(key) {
+				s.fatal("the state of %s is on its way and not in the index of those", key)
+			}
+		}
+	}
+	if s.state.Moving.Len() != moving || s.state.Transit.Len() != transit {
+		s.fatal("indexes hold %d/%d rows that move and %d/%d states on their way", s.state.Moving.Len(), moving, s.state.Transit.Len(), transit)
 	}
 	if n := s.state.Dependents.Len(); n != dependents {
 		s.fatal("the index of dependents holds %d of %d", n, dependents)

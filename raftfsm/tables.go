@@ -15,7 +15,7 @@ type table struct {
 	load   func(s *model.State, key string, value []byte) error
 }
 
-// tables is append-only like kinds. The indexes (Numbers, ByService, Dependents) are not in it: see reindex.
+// tables is append-only like kinds. The indexes (Numbers, ByService, Dependents, Moving, Transit) are not in it: see reindex.
 var tables = []table{
 	tableOf(1, "nodes", func(s *model.State) *model.Table[model.Node] { return &s.Nodes }),
 	tableOf(2, "removed", func(s *model.State) *model.Table[model.Removed] { return &s.Removed }),
@@ -69,10 +69,19 @@ func tableByNumber(number uint64) (table, bool) {
 // reindex makes the indexes that are derived from other tables.
 func reindex(s *model.State) {
 	s.Numbers, s.ByService, s.Dependents = model.Table[string]{}, model.Table[struct{}]{}, model.Table[struct{}]{}
+	s.Moving, s.Transit = model.Table[struct{}]{}, model.Table[struct{}]{}
 	for key, r := range s.Reservations.All() {
 		s.Numbers = s.Numbers.Set(r.NumberKey(), key)
 	}
+	for key, c := range s.Custody.All() {
+		if c.Snapshot != "" {
+			s.Transit = s.Transit.Set(key, struct{}{})
+		}
+	}
 	for _, r := range s.Rows.All() {
+		if r.Moving() {
+			s.Moving = s.Moving.Set(r.Key, struct{}{})
+		}
 		s.ByService = s.ByService.Set(model.ServiceKey(r.RowSpec), struct{}{})
 		for _, k := range r.DependentKeys() {
 			s.Dependents = s.Dependents.Set(k, struct{}{})
