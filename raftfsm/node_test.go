@@ -389,22 +389,29 @@ func TestOtherTerm(t *testing.T) {
 func TestWithLeaderEndsWithTheLeader(t *testing.T) {
 	t.Parallel()
 	c := grown(t, 3, nil)
-	old := c.leader()
-	asker := c.others(old)[0]
+	asker := c.others(c.leader())[0]
 	asked := make(chan string, 1)
 	done := make(chan error, 1)
 	go func() {
-		done <- asker.WithLeader(c.ctx, func(ctx context.Context, leader string) error {
-			asked <- leader
-			<-ctx.Done()
-			return context.Cause(ctx)
-		})
+		err := ErrNoQuorum
+		for errors.Is(err, ErrNoQuorum) && c.ctx.Err() == nil { // on a busy machine none is known for a moment
+			err = asker.WithLeader(c.ctx, func(ctx context.Context, leader string) error {
+				asked <- leader
+				<-ctx.Done()
+				return context.Cause(ctx)
+			})
+		}
+		done <- err
 	}()
-	if leader := <-asked; leader != old.id {
-		t.Fatalf("%s was asked, not %s", leader, old.id)
+	leader := <-asked // on a busy machine leadership may have moved by itself
+	if leader == asker.id {
+		if err := asker.TransferLeadership(c.ctx); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		c.isolate(leader)
 	}
-	c.isolate(old.id)
-	if err := <-done; err == nil || !strings.HasSuffix(err.Error(), " leads now") || strings.HasPrefix(err.Error(), old.id) {
-		t.Errorf("%s asked %s until: %v", asker.id, old.id, err)
+	if err := <-done; err == nil || !strings.HasSuffix(err.Error(), " leads now") || strings.HasPrefix(err.Error(), leader) {
+		t.Errorf("%s asked %s until: %v", asker.id, leader, err)
 	}
 }
