@@ -103,7 +103,11 @@ func (o op) with(value string) op {
 
 // trouble changes the leader in turn: by transfer, by cutting it off, by cutting it off from the voters only.
 func trouble(ctx context.Context, c *cluster, nodes []*member) (changes int) {
-	for i := 0; ctx.Err() == nil; i++ {
+	return troubleFrom(ctx, c, nodes, 0)
+}
+
+func troubleFrom(ctx context.Context, c *cluster, nodes []*member, first int) (changes int) {
+	for i := first; ctx.Err() == nil; i++ {
 		var l *member
 		for _, m := range nodes {
 			if m.IsLeader() {
