@@ -36,8 +36,6 @@ type Config struct {
 	StopServices bool
 	Log          *slog.Logger  // default: to standard error
 	Timing       time.Duration // raft's heartbeat timeout; default 250 ms
-
-	reopened bool // in this process, to begin with another raft directory
 }
 
 // DefaultDir is where an agent keeps its data unless told: /var/lib/isonomia for root, else below the user's state

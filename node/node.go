@@ -45,6 +45,7 @@ type Node struct {
 	lease   lease
 	downs   downs
 	disk    diskWatch
+	again   bool        // it has started anew in its process
 	reopen  func()      // ends the loops, so that the agent starts anew
 	seeding sync.Mutex  // held while a raft directory to start anew with is made
 	seeded  bool        // there is one; guarded by seeding
@@ -66,19 +67,19 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := keeper.Renice(agentNice); err != nil {
 		cfg.Log.Debug("the agent has no priority over others", "err", err)
 	}
-	for {
-		err := run(ctx, cfg)
+	for again := false; ; again = true {
+		err := run(ctx, cfg, again)
 		if !errors.Is(err, errReopen) {
 			return err
 		}
 		cfg.Log.Info("the agent starts anew")
-		cfg.reopened, cfg.Join, cfg.Token = true, nil, "" // both have been used
+		cfg.Join, cfg.Token = nil, "" // they have been used
 	}
 }
 
 // run is one life of an agent in its process.
-func run(ctx context.Context, cfg Config) error {
-	n := &Node{cfg: cfg, log: cfg.Log, dir: paths(cfg.Dir)}
+func run(ctx context.Context, cfg Config, again bool) error {
+	n := &Node{cfg: cfg, log: cfg.Log, dir: paths(cfg.Dir), again: again}
 	defer n.close()
 	if err := n.open(ctx); err != nil {
 		if errors.Is(err, context.Canceled) && ctx.Err() != nil {

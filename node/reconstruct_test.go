@@ -49,7 +49,7 @@ func TestAdoptSeed(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name           string
-		reopened       bool
+		again          bool
 		state, empty   bool // what was made to begin with
 		before         bool // whether it died before the old directory was set aside
 		adopted, aside bool
@@ -61,7 +61,7 @@ func TestAdoptSeed(t *testing.T) {
 		{"entering anew", true, false, true, true, true, true},
 		{"entering anew, at a later start", false, false, true, true, true, true},
 	} {
-		n := &Node{cfg: Config{Dir: t.TempDir(), reopened: c.reopened}, log: testLog()}
+		n := &Node{cfg: Config{Dir: t.TempDir()}, log: testLog(), again: c.again}
 		n.dir = paths(n.cfg.Dir)
 		var errs []error
 		if c.before {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -101,18 +102,15 @@ func TestNewAuthority(t *testing.T) {
 	}
 	s.Cluster.Sealed = map[string][]byte{}
 	again, err := first.inNewEpoch(s, 7)
-	if err == nil {
-		err = raftfsm.Seed(first.dir.raftSeed(), first.id.ID, again)
+	if err := errors.Join(err, os.RemoveAll(first.dir.raft()), os.RemoveAll(second.dir.raft())); err != nil {
+		t.Fatal(err)
 	}
-	if err == nil {
-		err = os.RemoveAll(second.dir.raft())
-	}
-	if err != nil {
+	if err := raftfsm.Seed(first.dir.raft(), first.id.ID, again); err != nil {
 		t.Fatal(err)
 	}
 	restart := func(n *testNode) *testNode {
 		cfg := n.cfg
-		cfg.Bootstrap, cfg.Join, cfg.Token, cfg.Bind, cfg.reopened = false, nil, "", n.mesh.Addr(), true
+		cfg.Bootstrap, cfg.Join, cfg.Token, cfg.Bind = false, nil, "", n.mesh.Addr()
 		return runNode(t, cfg)
 	}
 	first, second = restart(first), restart(second)

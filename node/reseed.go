@@ -37,7 +37,7 @@ var errReopen = errors.New("start anew")
 // start goes on. A seed with a State that the agent did not begin with in the life in which it was made is dropped: meanwhile the
 // others may have gone on.
 func (n *Node) adoptSeed() error {
-	if !n.cfg.reopened {
+	if !n.again {
 		if err := os.RemoveAll(n.dir.raftSeed()); err != nil {
 			return err
 		}

@@ -161,7 +161,7 @@ func TestTablesArePinned(t *testing.T) {
 			fields++
 		}
 	}
-	if indexes := 3; fields != len(tables)+indexes {
+	if indexes := 5; fields != len(tables)+indexes {
 		t.Errorf("State has %d tables; %d are written and %d are indexes", fields, len(tables), indexes)
 	}
 }

@@ -60,16 +60,16 @@ type Tail struct {
 	At        *model.State // at the entry that was asked for, where the log has that one beyond Committed; else nil
 }
 
-// ErrMoving says that the log changed while it was looked at: there is a leader.
-var ErrMoving = errors.New("the log changes: there is a leader")
+// ErrChanging says that the log changed while it was looked at: there is a leader.
+var ErrChanging = errors.New("the log changes: there is a leader")
 
 // Tail gives the State to which this server's log leads, with all its entries. Only a server without a leader has a use for it.
-// Errors: a *MustUpgradeError, ErrDamaged, ErrMoving.
+// Errors: a *MustUpgradeError, ErrDamaged, ErrChanging.
 func (n *Node) Tail(at uint64) (Tail, error) {
 	line, last := n.machine.line.Load(), n.raft.LastIndex()
 	t, err := n.tail(line.state, at)
 	if n.machine.line.Load() != line || n.raft.LastIndex() != last || n.Leader() != "" {
-		return t, ErrMoving
+		return t, ErrChanging
 	}
 	return t, err
 }
