@@ -193,7 +193,7 @@ func (op *operation) deleteStates(ctx context.Context) ([]api.CollectedState, er
 	if !op.deleteState || len(op.going) == 0 {
 		return nil, nil
 	}
-	gc, err := op.client.GC(ctx, api.GCRequest{System: op.req.System, Services: op.going})
+	gc, err := op.client.GC(ctx, api.GCRequest{System: op.req.System, Services: op.going, Undeployed: true})
 	if err != nil {
 		return nil, withHint(err, "everything is stopped; isonomia gc deletes the states")
 	}

@@ -34,7 +34,7 @@ func (n *Node) postGC(r *http.Request) (any, error) {
 		return api.GC{States: states}, err
 	}
 	out := n.askAllForGarbage(r, req)
-	if err := unknownService(n.fsm.State(), req, out.States); err != nil && len(out.Unreached) == 0 {
+	if err := unknownService(n.fsm.State(), req, out.States); err != nil && !req.Undeployed && len(out.Unreached) == 0 {
 		return nil, err
 	}
 	dropped, err := n.dropBeyond(r.Context(), req)

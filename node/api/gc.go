@@ -12,9 +12,10 @@ type GCRequest struct {
 	Services []string `json:"services,omitempty"` // empty: all
 	// Keep is how many snapshots of each service stay; nil: none is dropped. 0 drops, of services that are not deployed
 	// and whose state is deleted, all.
-	Keep   *int `json:"keep,omitempty"`
-	Strays bool `json:"strays,omitempty"`  // drop the snapshots of stale copies
-	DryRun bool `json:"dry_run,omitempty"` // only say what would go
+	Keep       *int `json:"keep,omitempty"`
+	Strays     bool `json:"strays,omitempty"`     // drop the snapshots of stale copies
+	DryRun     bool `json:"dry_run,omitempty"`    // only say what would go
+	Undeployed bool `json:"undeployed,omitempty"` // Services were just undeployed: that nothing is left of one is no error
 }
 
 // GC is its answer.
