@@ -58,10 +58,10 @@ fuzz: ## every fuzz target for FUZZTIME (default 20s)
 	  echo "== $$pkg $$f"; if ! go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x $$pkg | tee $$log; then \
 	    grep -q 'context deadline exceeded' $$log && ! grep -q 'Failing input\|panic:' $$log || exit 1; fi; done; done
 
-soak: deps build ## the long suites: every crash point of deployments and of moves of each kind of state, 50 partitions, 200 kills, a large database, many simulated systems and histories, 200 followers, an hour of load (ISONOMIA_SOAK_FOR=1h)
+soak: deps build ## the long suites: every crash point of deployments and of moves of each kind of state, 50 partitions, 200 kills, 200 services reconstructed, a large database, many simulated systems and histories, 200 followers, an hour of load (ISONOMIA_SOAK_FOR=1h)
 	ISONOMIA_SOAK=1 go test -timeout 4h -v -run 'TestSimulation|TestManyFollowers|TestHistories' ./raftfsm
 	ISONOMIA_SOAK=1 go test -timeout 1h -v -run TestLarge ./activate/postgresql
-	ISONOMIA_SOAK=1 go test -timeout 12h -v -run 'TestCrashPoints|TestStateMovesThroughDeaths|TestBadDump|TestPartitions|TestKillRounds|TestSoak' ./testcluster
+	ISONOMIA_SOAK=1 go test -timeout 12h -v -run 'TestCrashPoints|TestStateMovesThroughDeaths|TestBadDump|TestPartitions|TestKillRounds|TestReconstruct|TestSoak' ./testcluster
 
 demo: build ## a three-node cluster here: StaffTracker, leader killed, upgraded through another node
 	go run ./testcluster/demo -bin $(BIN)
