@@ -32,7 +32,8 @@ deps: ## install by apt what the tests need and this machine lacks
 	  else echo "installing by apt: $${missing[*]}"; apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qy install $${missing[*]} >/dev/null; fi; fi
 
 test: deps check ## everything that CI runs: vet, unit, property and cluster tests of all modules
-	go test -timeout 20m ./...
+	go test -timeout 20m $$(go list ./... | grep -v '/testcluster$$')
+	go test -timeout 20m -parallel 3 ./testcluster # clusters wait more than they compute
 	for m in $$(find examples -name go.mod -exec dirname {} \; | sort); do (cd $$m && go vet ./... && go test -timeout 10m ./...); done
 
 check: ## formatting, vet, the architecture
