@@ -3,6 +3,8 @@
 package testcluster
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -50,7 +52,7 @@ func TestRecover(t *testing.T) {
 	Await(t, "everything active on what is left", smokeTimeout, func() error {
 		for _, service := range []string{"db", "web"} {
 			if now, err := nodeOf(at, service); err != nil || !slices.Contains(left, now) {
-				return fmt.Errorf("%s is on %v, %v", service, now, err)
+				return fmt.Errorf("%s is on %v: %w", service, now, cmp.Or(err, errors.New("that is not what is left")))
 			}
 		}
 		return nil
