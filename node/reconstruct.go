@@ -52,8 +52,12 @@ func planReconstruction(found map[string]survey, from string) (r reconstruction,
 	return r, nil
 }
 
-// noLeader is an error while there is a leader.
+// noLeader is an error while there is a leader, or others that go on without this node.
 func noLeader(found map[string]survey) error {
+	if by := refusing(found); by != "" {
+		return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s does not take this node for a member: it was removed from the cluster, which goes on without it", by),
+			Hint: "To have this machine back: an empty data directory and a token (isonomia token create on a member)."}
+	}
 	by, who := leader(found)
 	if who == "" {
 		return nil

@@ -39,6 +39,7 @@ func TestPlanRecovery(t *testing.T) {
 		{"nor does one that is being brought up to date again", map[string]survey{"1": n("n1", end(4, 9), 8), "2": n("n2", end(4, 9), 8), "3": n("n3", raftfsm.LogEnd{Epoch: 1, Term: 4, Index: 3}, 8)}, "1", "1", "", "n3 n4 n5"},
 		{"a majority", map[string]survey{"1": n("n1", end(4, 9), 8), "2": n("n2", end(4, 9), 8), "3": n("n3", end(4, 7), 7)}, "", "", "3 of the 5 voters (n1, n2, n3) are there", ""},
 		{"a leader", map[string]survey{"1": n("n1", end(4, 9), 8), "2": {Name: "n2", Leader: "3", End: end(4, 9)}}, "", "", "n2 has a leader, n3: nothing is lost", ""},
+		{"this node was removed", map[string]survey{"1": n("n1", end(4, 9), 8), "2": {Error: "refused", refused: true}}, "", "", "n2 does not take this node for a member", ""},
 		{"no log", map[string]survey{"1": n("n1", raftfsm.LogEnd{}, 8)}, "", "", "no node that answers has a raft log", ""},
 	} {
 		r, err := planRecovery(c.found)

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/isonomia-mesh/isonomia/mesh"
 	"github.com/isonomia-mesh/isonomia/model"
 	"github.com/isonomia-mesh/isonomia/raftfsm"
 )
@@ -32,6 +33,8 @@ type survey struct {
 	Gens   map[string]uint64 `json:"generations"` // newest, by system
 	Nodes  map[string]string `json:"nodes"`       // names of members, by id
 	Error  string            `json:"error,omitempty"`
+
+	refused bool // it does not take this node for a member: of a node that does not answer
 }
 
 // knownState is the newest State that this node knows to be committed: after a start raft does not know that of what is in
@@ -91,14 +94,29 @@ func leader(found map[string]survey) (by, who string) {
 		if l.Stuck || v.End.Epoch == 0 && l.Leader != v.Leader {
 			continue
 		}
-		for _, n := range found {
-			if name := n.Nodes[v.Leader]; name != "" {
-				return v.Name, name
-			}
-		}
-		return v.Name, v.Leader[:min(8, len(v.Leader))]
+		return v.Name, nameOf(found, v.Leader)
 	}
 	return "", ""
+}
+
+// refusing names a node that does not take this one for a member: this one was removed, and the others go on without it.
+func refusing(found map[string]survey) string {
+	for _, id := range sortedIDs(found) {
+		if found[id].refused {
+			return nameOf(found, id)
+		}
+	}
+	return ""
+}
+
+// nameOf is a node's name by anybody's State.
+func nameOf(found map[string]survey, id string) string {
+	for _, v := range found {
+		if name := v.Nodes[id]; name != "" {
+			return name
+		}
+	}
+	return id[:min(8, len(id))]
 }
 
 // met is the highest epoch that any of those who answer has met, and who it was.
@@ -177,7 +195,7 @@ func (n *Node) surveyThese(ctx context.Context, ids map[string]bool) map[string]
 		wg.Go(func() {
 			v, err := n.surveyOf(ctx, id)
 			if err != nil {
-				v = survey{Error: err.Error()}
+				v = survey{Error: err.Error(), refused: errors.Is(err, mesh.ErrUnauthorized)}
 			}
 			mu.Lock()
 			defer mu.Unlock()
