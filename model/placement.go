@@ -224,7 +224,7 @@ func (l *layout) waits(u unit, id string, allowed []string) bool {
 	}
 	for _, s := range u.services {
 		if (u.group != nil || !s.All) && l.waitsFor(s, id, allowed) {
-			l.warn("%s stays on %s, which is down: %s", s.Name, l.in.State.NodeName(id), l.whyWait(s, allowed))
+			l.warn("%s stays on %s, which is down: %s", s.Name, l.in.State.NodeName(id), l.whyWait(s, id))
 			return true
 		}
 		if n := l.in.State.Nodes.At(id); l.in.Adapt && n.Sick != "" && n.Takes() && len(allowed) == 0 {
@@ -590,11 +590,11 @@ func (c *composer) awaitsState(s *Service, id string) bool {
 	return holder != "" && holder != id && !canLeave(c.in.State, holder) && member && n.Takes() && c.declares(n.Name) && c.pinAllows(s.Name, n.Name)
 }
 
-func (c *composer) whyWait(s *Service, allowed []string) string {
-	if len(allowed) == 0 {
-		return "no other node may run it"
+func (c *composer) whyWait(s *Service, id string) string {
+	if c.custodian(s) == id {
+		return "its state is there, and does not go on from a copy elsewhere (yet)"
 	}
-	return "its state is there"
+	return "no other node may run it"
 }
 
 func (c *composer) custodian(s *Service) string {
