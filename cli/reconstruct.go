@@ -30,37 +30,60 @@ func newReconstructCommand(c *console) *cobra.Command {
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, _ []string) error {
-			if !yes && (!c.canAsk || c.json) {
-				return usagef("add --yes to go ahead without being asked", "reconstruct asks before it changes anything, and there is no terminal to ask on")
-			}
-			look, err := client.Reconstruct(cmd.Context(), api.ReconstructRequest{From: from})
-			if err != nil {
-				return err
-			}
-			renderReconstruction(c.talk(), look, c.paint(), c.wrapWidth())
-			if !yes {
-				if agreed, err := c.ask(cmd.Context(), "Go on from this journal?"); err != nil || !agreed {
-					return orError(err, &api.Error{Code: api.CodeAborted, Message: "nothing was changed: not agreed"})
-				}
-			}
-			done, err := client.Reconstruct(cmd.Context(), api.ReconstructRequest{Digest: look.Digest, From: from})
-			if err != nil {
-				return err
-			}
-			if err := c.awaitLeader(cmd, client); err != nil {
-				return err
-			}
-			if c.json {
-				return c.printJSON(done)
-			}
-			c.sayf("The cluster goes on from the journal of %s. See isonomia members and isonomia status.", oneLine(done.From))
-			return nil
+			return rebuild(c, cmd, client, rebuilding[api.Reconstruction]{
+				yes: yes, question: "Go on from this journal?", render: renderReconstruction,
+				call: func(digest string) (api.Reconstruction, error) {
+					return client.Reconstruct(cmd.Context(), api.ReconstructRequest{Digest: digest, From: from})
+				},
+				digest: func(r api.Reconstruction) string { return r.Digest },
+				done: func(r api.Reconstruction) string {
+					return fmt.Sprintf("The cluster goes on from the journal of %s. See isonomia members and isonomia status.", oneLine(r.From))
+				},
+			})
 		}),
 	}
 	cmd.Flags().StringVar(&from, "from", "", "go on from the journal of `NODE` (default: the newest)")
 	_ = cmd.RegisterFlagCompletionFunc("from", completeNodes(c))
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "go ahead without being asked")
 	return cmd
+}
+
+// rebuilding is what recover and reconstruct do: they show what there is, ask, and have the cluster go on from it.
+type rebuilding[R any] struct {
+	yes      bool
+	question string
+	call     func(digest string) (R, error) // "" only looks
+	digest   func(R) string                 // of what was shown
+	render   func(w io.Writer, r R, p painter, width int)
+	done     func(R) string // what is said in the end
+}
+
+func rebuild[R any](c *console, cmd *cobra.Command, client *api.Client, b rebuilding[R]) error {
+	if !b.yes && (!c.canAsk || c.json) {
+		return usagef("add --yes to go ahead without being asked", "%s asks before it changes anything, and there is no terminal to ask on", cmd.Name())
+	}
+	look, err := b.call("")
+	if err != nil {
+		return err
+	}
+	b.render(c.talk(), look, c.paint(), c.wrapWidth())
+	if !b.yes {
+		if agreed, err := c.ask(cmd.Context(), b.question); err != nil || !agreed {
+			return orError(err, &api.Error{Code: api.CodeAborted, Message: "nothing was changed: not agreed"})
+		}
+	}
+	done, err := b.call(b.digest(look))
+	if err == nil {
+		err = c.awaitLeader(cmd, client)
+	}
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(done)
+	}
+	c.sayf("%s", b.done(done))
+	return nil
 }
 
 // awaitLeader waits until the node answers again and knows a leader.

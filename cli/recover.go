@@ -29,31 +29,16 @@ func newRecoverCommand(c *console) *cobra.Command {
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: c.withClient(func(cmd *cobra.Command, client *api.Client, _ []string) error {
-			if !yes && (!c.canAsk || c.json) {
-				return usagef("add --yes to go ahead without being asked", "recover asks before it changes anything, and there is no terminal to ask on")
-			}
-			look, err := client.Recover(cmd.Context(), api.RecoverRequest{})
-			if err != nil {
-				return err
-			}
-			renderRecovery(c.talk(), look, c.paint(), c.wrapWidth())
-			if !yes {
-				if agreed, err := c.ask(cmd.Context(), "Are they lost for good, and shall the cluster go on without them?"); err != nil || !agreed {
-					return orError(err, &api.Error{Code: api.CodeAborted, Message: "nothing was changed: not agreed"})
-				}
-			}
-			done, err := client.Recover(cmd.Context(), api.RecoverRequest{Digest: look.Digest})
-			if err != nil {
-				return err
-			}
-			if err := c.awaitLeader(cmd, client); err != nil {
-				return err
-			}
-			if c.json {
-				return c.printJSON(done)
-			}
-			c.sayf("The cluster goes on. See isonomia members and isonomia status; isonomia remove takes out what will not come back.")
-			return nil
+			return rebuild(c, cmd, client, rebuilding[api.Recovery]{
+				yes: yes, question: "Are they lost for good, and shall the cluster go on without them?", render: renderRecovery,
+				call: func(digest string) (api.Recovery, error) {
+					return client.Recover(cmd.Context(), api.RecoverRequest{Digest: digest})
+				},
+				digest: func(r api.Recovery) string { return r.Digest },
+				done: func(api.Recovery) string {
+					return "The cluster goes on. See isonomia members and isonomia status; isonomia remove takes out what will not come back."
+				},
+			})
 		}),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "go ahead without being asked")
