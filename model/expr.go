@@ -473,7 +473,7 @@ func (n names) depHint(alias string) string {
 		}
 	}
 	if s := suggest(alias, sortedKeys(n.deps)); s != "" || !n.others[alias] {
-		return wayOut(alias, sortedKeys(n.deps), fmt.Sprintf("Add it to depends_on or connects_to of service %q.", n.service))
+		return WayOut(alias, sortedKeys(n.deps), fmt.Sprintf("Add it to depends_on or connects_to of service %q.", n.service))
 	}
 	return fmt.Sprintf("Add %q to depends_on or connects_to of service %q.", alias, n.service)
 }
@@ -488,12 +488,12 @@ func (n names) checkInstance(path []step, i int, what string, d depNames, extra 
 	switch {
 	case !slices.Contains(known, s.name):
 		if !d.open {
-			rep.fail(s.at, wayOut(s.name, known, ""), "%s has no attribute %q", what, s.name)
+			rep.fail(s.at, WayOut(s.name, known, ""), "%s has no attribute %q", what, s.name)
 		}
 	case d.unknown:
 	case s.name == "port" && len(path) > i+1 && !slices.Contains(d.ports, path[i+1].name):
 		port := path[i+1]
-		rep.fail(port.at, wayOut(port.name, d.ports, fmt.Sprintf("Add port %q {} to service %q.", port.name, d.service)),
+		rep.fail(port.at, WayOut(port.name, d.ports, fmt.Sprintf("Add port %q {} to service %q.", port.name, d.service)),
 			"service %q has no port %q", d.service, port.name)
 	case s.name == "all" && len(path) > i+2 && path[i+1].index:
 		n.checkInstance(path, i+2, what, d, nil, rep)
@@ -505,7 +505,7 @@ func (n names) checkNode(path []step, rep *reporter) {
 		return
 	}
 	known := append([]string{"name"}, n.attrs...)
-	rep.fail(path[1].at, wayOut(path[1].name, known, "")+fmt.Sprintf(" Or give it one: node %q { properties = { %s = ... } }.", n.placed, path[1].name),
+	rep.fail(path[1].at, WayOut(path[1].name, known, "")+fmt.Sprintf(" Or give it one: node %q { properties = { %s = ... } }.", n.placed, path[1].name),
 		"node %q has no attribute %q", n.placed, path[1].name)
 }
 
@@ -547,7 +547,7 @@ func checkCalls(expr hcl.Expression, rep *reporter) {
 	_ = hclsyntax.VisitAll(node, func(n hclsyntax.Node) hcl.Diagnostics {
 		if call, ok := n.(*hclsyntax.FunctionCallExpr); ok {
 			if _, known := functions[call.Name]; !known {
-				rep.fail(call.NameRange, wayOut(call.Name, sortedKeys(functions), ""), "there is no function %q", call.Name)
+				rep.fail(call.NameRange, WayOut(call.Name, sortedKeys(functions), ""), "there is no function %q", call.Name)
 			}
 		}
 		return nil

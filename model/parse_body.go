@@ -162,7 +162,7 @@ func (p *parser) stray(s schema, name string, at hcl.Range, isBlock bool) {
 		p.rep.fail(at, fmt.Sprintf("Write %s { ... }.", name), "%s is a block, not an attribute", name)
 	default:
 		known := slices.Concat(s.attrs, sortedKeys(s.blocks))
-		p.rep.fail(at, wayOut(name, known, "Remove it: only NAME = VALUE may stand here."), "%s has no %s %q", s.what, kind, name)
+		p.rep.fail(at, WayOut(name, known, "Remove it: only NAME = VALUE may stand here."), "%s has no %s %q", s.what, kind, name)
 	}
 }
 

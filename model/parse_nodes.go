@@ -45,7 +45,7 @@ func resources() map[string]int {
 func (p *parser) ids(b block) {
 	highest, ok := resources()[b.name.text]
 	if !ok {
-		p.rep.fail(b.name.at, wayOut(b.name.text, sortedKeys(resources()), ""), "there are no ids %q", b.name.text)
+		p.rep.fail(b.name.at, WayOut(b.name.text, sortedKeys(resources()), ""), "there are no ids %q", b.name.text)
 		highest = 65535
 	}
 	r := DefaultIDs(b.name.text)

@@ -98,7 +98,7 @@ func (p *parser) comparison(k *Constraint, c content) *Constraint {
 			op = OpEqual
 		}
 		if !slices.Contains(operators(), op) {
-			p.rep.fail(c.has("operator").expr.Range(), wayOut(op, operators(), ""), "there is no operator %q", op)
+			p.rep.fail(c.has("operator").expr.Range(), WayOut(op, operators(), ""), "there is no operator %q", op)
 			return nil
 		}
 		k.Operator = op
@@ -286,7 +286,7 @@ func (p *parser) oneOf(a *attribute, known []string, otherwise, complaint string
 		return otherwise
 	}
 	if !slices.Contains(known, s) {
-		p.rep.fail(a.expr.Range(), wayOut(s, known, ""), complaint, s)
+		p.rep.fail(a.expr.Range(), WayOut(s, known, ""), complaint, s)
 		return otherwise
 	}
 	return s
@@ -315,7 +315,7 @@ func (p *parser) checkPlacement() {
 	for _, k := range p.common {
 		for _, s := range k.services {
 			if p.services[s.text] == nil {
-				p.rep.fail(s.at, wayOut(s.text, p.serviceNames(), "Remove it."), "constraint names the service %q, which there is not", s.text)
+				p.rep.fail(s.at, WayOut(s.text, p.serviceNames(), "Remove it."), "constraint names the service %q, which there is not", s.text)
 			}
 		}
 		for _, s := range p.model.Services {
@@ -339,7 +339,7 @@ func (p *parser) checkPlacement() {
 			case a.text == s.Name:
 				p.rep.fail(a.at, `Instances of one service are on different nodes anyhow. For different zones, write constraint { distinct_property = "zone" }.`, "service %q is to be apart from itself", s.Name)
 			case p.services[a.text] == nil:
-				p.rep.fail(a.at, wayOut(a.text, p.serviceNames(), "Remove it."), "anti_affinity names the service %q, which there is not", a.text)
+				p.rep.fail(a.at, WayOut(a.text, p.serviceNames(), "Remove it."), "anti_affinity names the service %q, which there is not", a.text)
 			}
 		}
 	}
@@ -359,6 +359,6 @@ func (p *parser) checkBidders(dimensions []string) {
 	case d.Resource == "":
 		p.rep.fail(d.Range, fmt.Sprintf("Add resource = %q.", dimensions[0]), "strategy %q does not say which of the resources it looks at", d.Strategy)
 	case !slices.Contains(dimensions, d.Resource):
-		p.rep.fail(d.Range, wayOut(d.Resource, dimensions, "Add resources to services."), "no service needs the resource %q", d.Resource)
+		p.rep.fail(d.Range, WayOut(d.Resource, dimensions, "Add resources to services."), "no service needs the resource %q", d.Resource)
 	}
 }

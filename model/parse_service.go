@@ -90,7 +90,7 @@ func (p *parser) serviceType(d *serviceDecl, c content) {
 	}
 	if !slices.Contains(p.known.Modules, d.Type) {
 		d.badType = true
-		p.rep.fail(a.expr.Range(), wayOut(d.Type, p.known.Modules, "There are no modules at all."), "there is no module %q for the type of service %q", d.Type, d.Name)
+		p.rep.fail(a.expr.Range(), WayOut(d.Type, p.known.Modules, "There are no modules at all."), "there is no module %q for the type of service %q", d.Type, d.Name)
 	}
 }
 
@@ -284,7 +284,7 @@ func (p *parser) port(d *serviceDecl, b block) {
 	case listen == "agent":
 		p.rep.fail(a.expr.Range(), `Remove listen until a later version: the service listens itself.`, `listen = "agent" is not available yet`)
 	default:
-		p.rep.fail(a.expr.Range(), wayOut(listen, []string{"service"}, ""), "listen cannot be %q", listen)
+		p.rep.fail(a.expr.Range(), WayOut(listen, []string{"service"}, ""), "listen cannot be %q", listen)
 	}
 }
 
@@ -466,7 +466,7 @@ func (p *parser) settings(d *serviceDecl, a *attribute) {
 func (p *parser) checkSetting(typ, name string, at hcl.Range) {
 	m, known := modules[typ]
 	if known && !slices.Contains(m.settings, name) {
-		p.rep.fail(at, wayOut(name, m.settings, "Remove it: there are none."), "type %q has no setting %q", typ, name)
+		p.rep.fail(at, WayOut(name, m.settings, "Remove it: there are none."), "type %q has no setting %q", typ, name)
 	}
 }
 

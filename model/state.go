@@ -45,6 +45,12 @@ type State struct {
 	Transit    Table[struct{}] // index: keys of the custodies that a snapshot has
 }
 
+// Newer compares by cluster epoch, then by index: a cluster that was made anew goes on from a State that may be older than what
+// some node has.
+func (s *State) Newer(than *State) bool {
+	return s.Cluster.Epoch > than.Cluster.Epoch || s.Cluster.Epoch == than.Cluster.Epoch && s.Index > than.Index
+}
+
 // Bounds of tables; Apply trims to them.
 const (
 	MaxIntents     = 50    // per system, beyond those a rollback can reach

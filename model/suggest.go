@@ -66,9 +66,9 @@ func editDistance(a, b []rune) int {
 	return last[len(b)]
 }
 
-// wayOut is a hint for an unknown name: the one that was likely meant, else those that there are, else what to do
+// WayOut is a hint for an unknown name: the one that was likely meant, else those that there are, else what to do
 // when there are none.
-func wayOut(name string, known []string, none string) string {
+func WayOut(name string, known []string, none string) string {
 	if s := suggest(name, known); s != "" {
 		return fmt.Sprintf("Did you mean %q?", s)
 	}
@@ -96,6 +96,3 @@ func listing(names []string) string {
 	}
 	return strings.Join(quoted[:len(quoted)-1], ", ") + " and " + quoted[len(quoted)-1]
 }
-
-// WayOut is the hint for a name that is not among those that are known: the one that was probably meant, or all of them.
-func WayOut(name string, known []string, none string) string { return wayOut(name, known, none) }

@@ -40,7 +40,7 @@ func (p *parser) checkLinks(d *serviceDecl) {
 		}
 		p.rep.add(Diagnostic{Summary: fmt.Sprintf("there is no service %q", l.target.text), Subject: place(l.target.at),
 			Detail: fmt.Sprintf("Service %q names it in %s.", d.Name, l.relation),
-			Hint:   wayOut(l.target.text, slices.DeleteFunc(p.serviceNames(), func(s string) bool { return s == d.Name }), "Add it, or remove it here.")})
+			Hint:   WayOut(l.target.text, slices.DeleteFunc(p.serviceNames(), func(s string) bool { return s == d.Name }), "Add it, or remove it here.")})
 	}
 }
 
@@ -87,7 +87,7 @@ func (p *parser) checkHealth(d *serviceDecl) {
 	switch {
 	case d.healthPort.text != "":
 		if !slices.Contains(ports, h.Port) {
-			p.rep.fail(d.healthPort.at, wayOut(h.Port, ports, fmt.Sprintf("Add port %q {} to the service.", h.Port)), "service %q has no port %q", d.Name, h.Port)
+			p.rep.fail(d.healthPort.at, WayOut(h.Port, ports, fmt.Sprintf("Add port %q {} to the service.", h.Port)), "service %q has no port %q", d.Name, h.Port)
 		}
 	case asks && len(ports) == 0:
 		p.rep.fail(h.Range, `Add port "http" {} to the service, or ask by command = [...].`, "health of service %q asks a port, and there is none", d.Name)
@@ -135,7 +135,7 @@ func (p *parser) checkPins() {
 		case p.rep.full():
 			return
 		case !ok:
-			p.rep.fail(at, wayOut(name, p.serviceNames(), "Remove it: the model has no services."), "pin names the service %q, which there is not", name)
+			p.rep.fail(at, WayOut(name, p.serviceNames(), "Remove it: the model has no services."), "pin names the service %q, which there is not", name)
 		case d.Instances > len(dist.Pin[name]) && len(dist.Pin[name]) > 0:
 			p.rep.add(Diagnostic{Summary: fmt.Sprintf("service %q has %d instances and is pinned to %d nodes", name, d.Instances, len(dist.Pin[name])),
 				Detail: "A node runs at most one instance of a service.", Hint: "Pin it to more nodes, or lower instances.", Subject: place(at),
@@ -201,7 +201,7 @@ func (p *parser) dryLoops(e boundExpr, n names) {
 				known = append(append(known, n.deps[alias].ports...), n.deps[alias].outputs...)
 			}
 			slices.Sort(known)
-			p.rep.fail(*d.Subject, wayOut(found[1], slices.Compact(known), ""), "there is no attribute %q", found[1])
+			p.rep.fail(*d.Subject, WayOut(found[1], slices.Compact(known), ""), "there is no attribute %q", found[1])
 		}
 	}
 }

@@ -91,7 +91,7 @@ func (p *pins) key(id string) (key []byte, removed bool) {
 		s = (*now)()
 	}
 	if j := p.journal.Load(); j != nil {
-		if isNews(j, s) {
+		if j.Newer(s) {
 			return j.Nodes.At(id).Key, j.Removed.Has(id)
 		}
 		p.journal.Store(nil)

@@ -42,7 +42,7 @@ func (n *Node) journalLoop(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		s := n.fsm.State()
-		if !isNews(s, written) {
+		if !s.Newer(written) {
 			waitAny(ctx, time.Time{}, changed)
 			continue
 		}
@@ -57,14 +57,6 @@ func (n *Node) journalLoop(ctx context.Context) error {
 		written, pause = s, max(journalSoon, journalShare*time.Since(began))
 	}
 	return nil
-}
-
-// isNews compares by cluster epoch, then by index: a reconstructed cluster may go on from an older State.
-func isNews(s, written *model.State) bool {
-	if s.Cluster.Epoch != written.Cluster.Epoch {
-		return s.Cluster.Epoch > written.Cluster.Epoch
-	}
-	return s.Index > written.Index
 }
 
 // settleDown waits until nothing changes for a while, or for the longest that a change may stay out of the journal.

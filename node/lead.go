@@ -426,17 +426,17 @@ func (n *Node) announceBy(ctx context.Context, what model.UpdateNode, within tim
 // announceThrough has another node say it: while raft here waits for the disk, it takes itself for the leader, or does not
 // know who is.
 func (n *Node) announceThrough(ctx context.Context, what model.UpdateNode) error {
-	err := errNoLeader
-	body, encodeErr := cbor.Marshal(what)
-	if encodeErr != nil {
-		return encodeErr
+	body, err := cbor.Marshal(what)
+	if err != nil {
+		return err
 	}
+	err = errNoLeader
 	for _, id := range n.aliveMembers() {
 		if id == n.id.ID {
 			continue
 		}
 		try, cancel := context.WithTimeout(ctx, announceTry+time.Second)
-		_, err := n.peers.call(try, id, http.MethodPost, "/announce", body)
+		_, err = n.peers.call(try, id, http.MethodPost, "/announce", body)
 		cancel()
 		if err == nil || ctx.Err() != nil {
 			return err

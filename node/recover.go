@@ -45,15 +45,7 @@ func planRecovery(found map[string]survey) (r recovery, err error) {
 	if r.log == "" {
 		return r, &api.Error{Code: api.CodeNotFound, Message: "no node that answers has a raft log", Hint: "From what the nodes know besides: isonomia reconstruct."}
 	}
-	name := func(id string) string {
-		if v := found[id]; v.Name != "" {
-			return v.Name
-		}
-		if name := r.most.Nodes[id]; name != "" {
-			return name
-		}
-		return id[:min(8, len(id))]
-	}
+	name := func(id string) string { return nameOf(found, id) }
 	r.Silent, r.Newest = []string{}, []api.Newest{}
 	var have []string
 	for _, id := range best.End.Voters {

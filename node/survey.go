@@ -43,7 +43,7 @@ func (n *Node) knownState() (*model.State, error) {
 	s := n.fsm.State()
 	journal, err := n.readJournal()
 	switch {
-	case err == nil && isNews(journal, s):
+	case err == nil && journal.Newer(s):
 		return journal, nil
 	case errors.Is(err, fs.ErrNotExist):
 		err = nil
@@ -109,8 +109,11 @@ func refusing(found map[string]survey) string {
 	return ""
 }
 
-// nameOf is a node's name by anybody's State.
+// nameOf is a node's name by its own word, or by anybody's State.
 func nameOf(found map[string]survey, id string) string {
+	if v := found[id]; v.Name != "" {
+		return v.Name
+	}
 	for _, v := range found {
 		if name := v.Nodes[id]; name != "" {
 			return name

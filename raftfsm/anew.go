@@ -99,9 +99,6 @@ func makeAnew(dir, next string) (last uint64, err error) {
 	if err := os.RemoveAll(next); err != nil {
 		return 0, err
 	}
-	if err := os.Mkdir(next, 0o700); err != nil {
-		return 0, err
-	}
 	old, err := openLog(filepath.Join(dir, logFile))
 	if err != nil {
 		return 0, err
@@ -111,11 +108,7 @@ func makeAnew(dir, next string) (last uint64, err error) {
 		return 0, err
 	}
 	last = max(last, newestCheckpoint(filepath.Join(dir, checkpointsDir)))
-	log, err := openLog(filepath.Join(next, logFile))
-	if err != nil {
-		return 0, err
-	}
-	return last, errors.Join(copyPromises(log, old), log.Close(), syncDir(next))
+	return last, makeEmpty(next, func(log *raftboltdb.BoltStore) error { return copyPromises(log, old) })
 }
 
 // newestCheckpoint is the index of the newest one by the names TERM-INDEX-TIME, 0 when there is none.

@@ -38,9 +38,9 @@ func (e *EpochError) Error() string {
 // epoch is that of this node's raft directory.
 type epoch struct {
 	store func(of uint64) error
-	raft  atomic.Pointer[raft.Raft] // nil until it has started
-	own   atomic.Uint64             // 0 while the directory is empty
-	least atomic.Uint64             // what an empty directory does not go below: that of the State that this node has
+	raft  *atomic.Pointer[raft.Raft] // nil until it has started
+	own   atomic.Uint64              // 0 while the directory is empty
+	least atomic.Uint64              // what an empty directory does not go below: that of the State that this node has
 
 	mu     sync.Mutex    // held while own is written
 	higher chan struct{} // closed when a higher one was seen
@@ -49,8 +49,8 @@ type epoch struct {
 
 // openEpoch reads it. A directory with entries but without an epoch is of a version that knew none: its epoch is that of the
 // checkpoint, or the first.
-func openEpoch(s *stores) (*epoch, error) {
-	e := &epoch{higher: make(chan struct{}), store: func(of uint64) error {
+func openEpoch(s *stores, r *atomic.Pointer[raft.Raft]) (*epoch, error) {
+	e := &epoch{raft: r, higher: make(chan struct{}), store: func(of uint64) error {
 		return s.stable.disk.time(func() error { return s.bolt.SetUint64(epochKey, of) })
 	}}
 	own, err := s.number(epochKey)
@@ -168,15 +168,20 @@ func (n *Node) Epochs() (own, seen uint64) {
 // rename; it must not exist.
 func SeedEmpty(dir string, of uint64) error {
 	return seed(dir, func(work string) error {
-		if err := os.Mkdir(work, 0o700); err != nil {
-			return err
-		}
-		bolt, err := openLog(filepath.Join(work, logFile))
-		if err == nil {
-			err = errors.Join(bolt.SetUint64(epochKey, of), bolt.Close())
-		}
-		return errors.Join(err, syncDir(work))
+		return makeEmpty(work, func(log *raftboltdb.BoltStore) error { return log.SetUint64(epochKey, of) })
 	})
+}
+
+// makeEmpty makes a raft directory without entries, whose stable store is filled in.
+func makeEmpty(dir string, fill func(log *raftboltdb.BoltStore) error) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	log, err := openLog(filepath.Join(dir, logFile))
+	if err != nil {
+		return err
+	}
+	return errors.Join(fill(log), log.Close(), syncDir(dir))
 }
 
 // epochHello is the first byte that each side of a raft stream sends, before its epoch.

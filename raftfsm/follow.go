@@ -174,7 +174,7 @@ func (f *following) sleep(d time.Duration) bool {
 // rest is what a raft server does about following: nothing, and what it stored for it goes.
 func (f *following) rest() {
 	f.n.roles.hear("")
-	if f.store.any() && !isNewer(f.n.State(), f.n.machine.line.Load().state) {
+	if f.store.any() && !f.n.State().Newer(f.n.machine.line.Load().state) {
 		f.store.drop()
 	}
 }

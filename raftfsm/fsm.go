@@ -165,16 +165,10 @@ func (m *machine) fail(err error) {
 	}
 }
 
-// isNewer compares by cluster epoch, then by index: a cluster that was made anew goes on from a State that may be older than
-// what some node has.
-func isNewer(s, than *model.State) bool {
-	return s.Cluster.Epoch > than.Cluster.Epoch || s.Cluster.Epoch == than.Cluster.Epoch && s.Index > than.Index
-}
-
 // publish makes s the State, unless that is newer.
 func (m *machine) publish(s *model.State) {
 	m.mu.Lock()
-	newer := isNewer(s, m.state.Load())
+	newer := s.Newer(m.state.Load())
 	if newer {
 		m.state.Store(s)
 	}

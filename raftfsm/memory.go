@@ -2,7 +2,6 @@ package raftfsm
 
 import (
 	"errors"
-	"strconv"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -24,12 +23,12 @@ type memory struct {
 	whole atomic.Bool
 	store func() error
 	logs  raft.LogStore
-	raft  atomic.Pointer[raft.Raft] // nil until it has started
-	heard atomic.Uint64             // term in which it first heard a leader; 0 = it has not
+	raft  *atomic.Pointer[raft.Raft] // nil until it has started
+	heard atomic.Uint64              // term in which it first heard a leader; 0 = it has not
 }
 
-func openMemory(s *stores) (*memory, error) {
-	m := &memory{logs: s.logs, store: func() error {
+func openMemory(s *stores, r *atomic.Pointer[raft.Raft]) (*memory, error) {
+	m := &memory{logs: s.logs, raft: r, store: func() error {
 		return s.stable.disk.time(func() error { return s.bolt.SetUint64(wholeKey, 1) })
 	}}
 	whole, err := s.number(wholeKey)
@@ -50,14 +49,10 @@ func (m *memory) isWhole() bool {
 		return true
 	}
 	r, term := m.raft.Load(), m.heard.Load()
-	if r == nil || term == 0 || m.appliedTerm(r) < term || m.store() != nil {
-		return false
-	}
-	m.whole.Store(true)
-	return true
+	return r != nil && term != 0 && m.appliedTerm(r) >= term && m.begin() == nil
 }
 
-// begin makes the first server of a cluster whole.
+// begin makes this server whole, as the first one of a cluster is from the beginning.
 func (m *memory) begin() error {
 	if err := m.store(); err != nil {
 		return err
@@ -73,9 +68,8 @@ func (m *memory) appliedTerm(r *raft.Raft) uint64 {
 	if m.logs.GetLog(at, &e) == nil {
 		return e.Term
 	}
-	if at == 0 || at != r.LastIndex() {
-		return 0
+	if term, last := lastEntry(r); at == last {
+		return term // of a checkpoint behind which there is no log
 	}
-	term, _ := strconv.ParseUint(r.Stats()["last_log_term"], 10, 64) // of a checkpoint behind which there is no log
-	return term
+	return 0
 }

@@ -146,6 +146,7 @@ type Node struct {
 	streams *streams
 	trans   *transport
 	raft    *raft.Raft
+	running atomic.Pointer[raft.Raft] // raft, for what is asked before it has started
 	roles   *roles
 	pulse   *pulse
 	handing handing
@@ -207,8 +208,8 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 		return nil, err
 	}
 	n.stores.stable.log, n.stores.stable.stop = cfg.Log, n.dead
-	if n.epoch, err = openEpoch(n.stores); err == nil {
-		n.memory, err = openMemory(n.stores)
+	if n.epoch, err = openEpoch(n.stores, &n.running); err == nil {
+		n.memory, err = openMemory(n.stores, &n.running)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open raft in %s: %w", cfg.Dir, err), n.stores.close())
@@ -228,8 +229,7 @@ func open(cfg Config, hlog hclog.Logger) (*Node, error) {
 		n.streams.closeAll()
 		return nil, errors.Join(fmt.Errorf("open raft in %s: %w", cfg.Dir, err), n.stores.close())
 	}
-	n.memory.raft.Store(n.raft)
-	n.epoch.raft.Store(n.raft)
+	n.running.Store(n.raft)
 	n.stores.stable.on.Store(true)
 	n.stopRaft = sync.OnceValue(n.raft.Shutdown)
 	n.roles = newRoles(cfg.ID, n.raft)

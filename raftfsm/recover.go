@@ -39,18 +39,24 @@ func (n *Node) LogEnd() LogEnd {
 		return LogEnd{}
 	}
 	l := LogEnd{Epoch: n.epoch.own.Load(), Whole: n.memory.isWhole()}
-	stats := n.raft.Stats() // raft tells its terms nowhere else
-	number := func(key string) (v uint64) { v, _ = strconv.ParseUint(stats[key], 10, 64); return v }
-	l.Term, l.Index = number("last_log_term"), number("last_log_index")
-	if at := number("last_snapshot_index"); at > l.Index {
-		l.Term, l.Index = number("last_snapshot_term"), at
-	}
+	l.Term, l.Index = lastEntry(n.raft)
 	for _, s := range n.configuration() {
 		if s.Suffrage == raft.Voter {
 			l.Voters = append(l.Voters, string(s.ID))
 		}
 	}
 	return l
+}
+
+// lastEntry is the last entry of a server, or its checkpoint, if there is no log behind that.
+func lastEntry(r *raft.Raft) (term, index uint64) {
+	stats := r.Stats() // raft tells its terms nowhere else
+	number := func(key string) (v uint64) { v, _ = strconv.ParseUint(stats[key], 10, 64); return v }
+	term, index = number("last_log_term"), number("last_log_index")
+	if at := number("last_snapshot_index"); at > index {
+		return number("last_snapshot_term"), at
+	}
+	return term, index
 }
 
 // Tail is what a log leads to.
